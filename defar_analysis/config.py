@@ -1,0 +1,108 @@
+"""TOML tables <-> frozen dataclasses, with errors that name the key, the value and the mend. Standard library only."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import json
+import tomllib
+import types
+import typing
+from pathlib import Path
+from typing import Any, TypeVar
+
+from .errors import DefarError
+
+T = TypeVar("T")
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    """A TOML file as nested dicts. Raises DefarError where it is missing or not TOML."""
+    try:
+        return tomllib.loads(Path(path).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise DefarError(f"{path}: no such file") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as error:
+        raise DefarError(f"{path}: cannot be read as TOML: {error}") from None
+
+
+def from_table(cls: type[T], table: dict[str, Any], where: str) -> T:
+    """An instance of the dataclass `cls` from a TOML table; tables nest where a field is itself a dataclass."""
+    hints = typing.get_type_hints(cls)
+    fields = {f.name: f for f in dataclasses.fields(cls) if f.init}
+    for key in table:
+        if key not in fields:
+            near = difflib.get_close_matches(key, fields, n=1)
+            hint = f"did you mean {near[0]!r}?" if near else f"known keys: {', '.join(fields)}"
+            raise DefarError(f"{where}: unknown key {key!r}; {hint}")
+    for name, field in fields.items():
+        optional = field.default is not dataclasses.MISSING or field.default_factory is not dataclasses.MISSING
+        if name not in table and not optional:
+            raise DefarError(f"{where}: the key {name!r} is missing")
+    return cls(**{key: _convert(hints[key], value, f"{where}: {key}") for key, value in table.items()})
+
+
+def override(table: dict[str, Any], assignments: list[str]) -> dict[str, Any]:
+    """A copy of `table` with dotted assignments such as "optimizer.lr=0.001" applied; values are TOML, or bare words."""
+    result = json.loads(json.dumps(table))
+    for assignment in assignments:
+        key, equals, text = assignment.partition("=")
+        if not equals or not key:
+            raise DefarError(f"--set {assignment!r}: write KEY=VALUE, for example --set steps=100")
+        *parents, leaf = key.strip().split(".")
+        node = result
+        for parent in parents:
+            node = node.setdefault(parent, {})
+            if not isinstance(node, dict):
+                raise DefarError(f"--set {assignment!r}: {parent!r} is a value, not a table")
+        try:
+            node[leaf] = tomllib.loads(f"v = {text}")["v"]
+        except tomllib.TOMLDecodeError:
+            node[leaf] = text.strip()
+    return result
+
+
+def dump_toml(table: dict[str, Any], prefix: str = "") -> str:
+    """TOML text of nested dicts of strings, numbers, booleans and lists; None values are left out."""
+    lines, children = [], []
+    for key, value in table.items():
+        if isinstance(value, dict):
+            name = f"{prefix}.{key}" if prefix else key
+            children.append(f"\n[{name}]\n{dump_toml(value, name)}")
+        elif value is not None:
+            lines.append(f"{key} = {_toml_value(value)}\n")
+    return "".join(lines) + "".join(children)
+
+
+def _toml_value(value: Any) -> str:
+    if isinstance(value, str):
+        return json.dumps(value, ensure_ascii=False)
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, list | tuple):
+        return "[" + ", ".join(map(_toml_value, value)) + "]"
+    return repr(value)
+
+
+def _convert(hint: Any, value: Any, where: str) -> Any:
+    if dataclasses.is_dataclass(hint):
+        if not isinstance(value, dict):
+            raise DefarError(f"{where} must be a table; got {value!r}")
+        return from_table(hint, value, where)
+    origin, args = typing.get_origin(hint), typing.get_args(hint)
+    if origin is typing.Literal:
+        if value not in args:
+            raise DefarError(f"{where} = {value!r}; choose from {', '.join(map(repr, args))}")
+        return value
+    if origin in (typing.Union, types.UnionType):
+        return _convert(next(a for a in args if a is not type(None)), value, where)
+    if origin is tuple:
+        if not isinstance(value, list | tuple):
+            raise DefarError(f"{where} = {value!r}; a list is needed")
+        return tuple(value)
+    if hint is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    plain = origin or hint
+    if isinstance(plain, type) and (not isinstance(value, plain) or (isinstance(value, bool) and plain is not bool)):
+        raise DefarError(f"{where} = {value!r}; {plain.__name__} is needed")
+    return value

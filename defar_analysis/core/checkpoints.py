@@ -1,0 +1,130 @@
+"""Checkpoints: a folder with one .safetensors file and a card.toml that says what it is and where it came from."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from ..config import dump_toml, from_table, read_toml
+from ..errors import DefarError
+from .codecs import CODECS, PixelCodec
+from .interpolants import INTERPOLANTS, Interpolant
+from .networks import NETWORKS, build_network
+
+CARD, WEIGHTS = "card.toml", "weights.safetensors"
+
+
+@dataclass(frozen=True)
+class Card:
+    """What a checkpoint says of itself.
+
+    weights: "ema" or "raw". sha256: of the weights file. network: family and constructor arguments. data: name, split,
+    hash, classes. training: recipe, steps, seconds, hardware, versions.
+    """
+
+    name: str
+    weights: str
+    sha256: str
+    network: dict[str, Any]
+    interpolant: str = "linear"
+    codec: str = "pixel"
+    data: dict[str, Any] = field(default_factory=dict)
+    training: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A network ready to be evaluated, the codec between its space and pixels, and its card."""
+
+    model: nn.Module
+    codec: PixelCodec
+    card: Card
+
+    @property
+    def interpolant(self) -> Interpolant:
+        return INTERPOLANTS[self.card.interpolant]()
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(C, H, W) of one sample."""
+        size = self.card.network["input_size"]
+        return self.card.network["in_channels"], size, size
+
+
+def save_checkpoint(folder: Path, model: nn.Module, card: Card, dtype: torch.dtype = torch.float16) -> Path:
+    """Write `model` in `dtype` and its card into `folder`, each file beside and then renamed. Returns the folder.
+
+    The card's sha256 and network are filled in here. Raises DefarError for a network no family knows.
+    """
+    family = next((name for name, cls in NETWORKS.items() if type(model) is cls), None)
+    if family is None:
+        raise DefarError(f"{type(model).__name__} is none of the known network families: {', '.join(NETWORKS)}")
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    tensors = {name: tensor.detach().to("cpu", dtype).contiguous() for name, tensor in model.state_dict().items()}
+    with replaced(folder / WEIGHTS) as beside:
+        save_file(tensors, beside)
+        digest = file_sha256(beside)
+    card = dataclasses.replace(card, sha256=digest, network={"family": family, **model.config})
+    with replaced(folder / CARD) as beside:
+        beside.write_text(dump_toml(dataclasses.asdict(card)), encoding="utf-8")
+    return folder
+
+
+def load_checkpoint(path: Path, weights: str = "ema", device: torch.device | str = "cpu") -> Checkpoint:
+    """The checkpoint in a folder (or the .safetensors file inside it), as float32, in eval mode, without gradients.
+
+    Raises DefarError, naming the file, when something is missing, when the weights do not match the card's checksum
+    or the network, or when the file holds other weights ("ema" or "raw") than asked for.
+    """
+    folder = Path(path).parent if Path(path).suffix == ".safetensors" else Path(path)
+    if not folder.is_dir():
+        raise DefarError(f"{path}: no such checkpoint; give a folder with {WEIGHTS} and {CARD}")
+    card = from_table(Card, read_toml(folder / CARD), str(folder / CARD))
+    if card.weights != weights:
+        raise DefarError(f"{folder}: holds {card.weights!r} weights, not {weights!r}; pass weights={card.weights!r}")
+    file = folder / WEIGHTS
+    if not file.is_file():
+        raise DefarError(f"{file}: no such file, though {folder / CARD} describes it; restore it")
+    if file_sha256(file) != card.sha256:
+        raise DefarError(f"{file}: corrupt or replaced (its checksum is not the card's); restore it or export it again")
+    try:
+        tensors = load_file(file)
+    except SafetensorError as error:
+        raise DefarError(f"{file}: cannot be read: {error}") from None
+    options = {key: value for key, value in card.network.items() if key != "family"}
+    model = build_network(card.network.get("family", "?"), None, options)
+    try:
+        model.load_state_dict({name: tensor.float() for name, tensor in tensors.items()}, strict=True)
+    except RuntimeError as error:
+        raise DefarError(f"{file}: does not fit the network in {CARD}: {' '.join(str(error).split())[:200]}") from None
+    if card.codec not in CODECS or card.interpolant not in INTERPOLANTS:
+        raise DefarError(f"{folder / CARD}: unknown codec {card.codec!r} or interpolant {card.interpolant!r}")
+    return Checkpoint(model.to(device).eval().requires_grad_(False), CODECS[card.codec](), card)
+
+
+@contextmanager
+def replaced(path: Path) -> Iterator[Path]:
+    """A path beside `path` to write to; it takes the place of `path` only if the block ends without an error."""
+    beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        yield beside
+        os.replace(beside, path)
+    finally:
+        beside.unlink(missing_ok=True)
+
+
+def file_sha256(path: Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,256 @@
+"""Image data sets: CIFAR-10, a folder of pictures, or an .npz. All are uint8 in memory or memory-mapped."""
+
+import hashlib
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from defar_analysis.core.cifar10 import data_root, one_line, open_cifar10, prepare_cifar10
+from defar_analysis.errors import DefarError
+
+__all__ = [
+    "Batch", "ImageDataset", "cifar10", "data_root", "image_folder", "npz_dataset", "open_dataset", "prepare_cifar10",
+]  # fmt: skip
+
+_ENDINGS = {".png", ".jpg", ".jpeg", ".webp", ".bmp"}
+_SPLITS = {"train", "test", "val", "valid", "validation"}
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What an objective is given."""
+
+    data: Tensor  # (B,C,H,W) float in [-1,1]
+    labels: Tensor | None = None  # (B,) long
+
+
+@dataclass(frozen=True, eq=False)
+class ImageDataset:
+    """Images (N,C,H,W) uint8 with their labels (N,) int64 or None; num_classes is taken from the labels if not given.
+
+    Raises DefarError where shapes, types or the number of labels do not fit.
+    """
+
+    images: np.ndarray
+    labels: np.ndarray | None = None
+    name: str = "images"
+    num_classes: int | None = None
+
+    def __post_init__(self):
+        images, labels = self.images, self.labels
+        if images.ndim != 4 or images.dtype != np.uint8 or images.size == 0:
+            raise DefarError(f"{self.name}: images are {images.dtype} {images.shape}; give uint8 (N,C,H,W), N > 0")
+        if labels is None:
+            return
+        if labels.shape != (len(images),) or labels.dtype.kind not in "iu":
+            raise DefarError(
+                f"{self.name}: labels are {labels.dtype} {labels.shape}; give integers, one per image ({len(images)},)"
+            )
+        classes = self.num_classes or int(labels.max()) + 1
+        if labels.min() < 0 or labels.max() >= classes:
+            raise DefarError(f"{self.name}: labels run from {labels.min()} to {labels.max()}; give 0 to {classes - 1}")
+        object.__setattr__(self, "labels", labels.astype(np.int64, copy=False))
+        object.__setattr__(self, "num_classes", classes)
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int | None]:
+        """Image (C,H,W) uint8 and its label, or None."""
+        label = None if self.labels is None else int(self.labels[index])
+        return torch.from_numpy(np.array(self.images[index])), label
+
+    def batch(
+        self,
+        indices: Sequence[int] | np.ndarray | Tensor,
+        *,
+        device: torch.device | str | None = None,
+        flip: Tensor | None = None,
+    ) -> Batch:
+        """Images at indices (B,) as float32 (B,C,H,W), byte/127.5 - 1; flip: bool (B,), which to mirror left-right.
+
+        Raises DefarError for indices or flip of another shape or type, IndexError for an index out of range.
+        """
+        chosen = indices.cpu().numpy() if isinstance(indices, Tensor) else np.asarray(indices)
+        if chosen.ndim != 1 or chosen.dtype.kind not in "iu":
+            raise DefarError(f"indices are {chosen.dtype} {chosen.shape}; give integers (B,)")
+        # bytes travel to the device: a quarter of what floats weigh
+        data = torch.from_numpy(np.asarray(self.images[chosen])).to(device)
+        if flip is not None:
+            if flip.shape != chosen.shape or flip.dtype != torch.bool:
+                raise DefarError(f"flip is {flip.dtype} {tuple(flip.shape)}; give torch.bool {chosen.shape}")
+            data = torch.where(flip.to(data.device)[:, None, None, None], data.flip(-1), data)
+        labels = None if self.labels is None else torch.from_numpy(np.asarray(self.labels[chosen])).to(device)
+        return Batch(data.float().div_(127.5).sub_(1.0), labels)
+
+    @cached_property
+    def hash(self) -> str:
+        """sha256 (hex) over the images' shape, type and bytes, and over the labels."""
+        digest = hashlib.sha256(f"{self.images.shape} {self.images.dtype.str}".encode())
+        digest.update(np.ascontiguousarray(self.images))
+        if self.labels is not None:
+            digest.update(b"labels")
+            digest.update(np.ascontiguousarray(self.labels, "<i8"))
+        return digest.hexdigest()
+
+
+def cifar10(split: str = "train", root: str | Path | None = None) -> ImageDataset:
+    """CIFAR-10 as prepared: 50,000 ("train") or 10,000 ("test") images (3,32,32), 10 classes, memory-mapped.
+
+    Raises DefarError if it is absent or damaged, or for another split.
+    """
+    images, labels = open_cifar10(split, root)
+    return ImageDataset(images, np.array(labels), f"cifar10-{split}", 10)
+
+
+def open_dataset(
+    name_or_path: str | Path, split: str = "train", root: str | Path | None = None, size: int | None = None
+) -> ImageDataset:
+    """"cifar10", a folder of images, or an .npz; size resizes a folder's images.
+
+    A folder whose subfolders are called train, test, val... has splits; any other folder, and an .npz, is one set that
+    split does not divide. Raises DefarError for anything else.
+    """
+    path = Path(name_or_path).expanduser()
+    if str(name_or_path).lower() in ("cifar10", "cifar-10"):
+        dataset = cifar10(split, root)
+    elif path.is_dir():
+        dataset = image_folder(_split_folder(path, split), size=size)
+    elif path.suffix.lower() == ".npz":
+        dataset = npz_dataset(path)
+    else:
+        raise DefarError(f"{name_or_path}: no such data set; give cifar10, a folder of images, or an .npz")
+    if size and dataset.images.shape[2:] != (size, size):
+        raise DefarError(f"{name_or_path}: images are {dataset.images.shape[2:]}, not {size}; only folders are resized")
+    return dataset
+
+
+def _split_folder(path: Path, split: str) -> Path:
+    folders = {entry.name for entry in _visible(path) if entry.is_dir()}
+    if not folders or not folders <= _SPLITS:
+        return path
+    if split not in folders:
+        raise DefarError(f"{path}: no split {split!r}; it has {', '.join(sorted(folders))}")
+    return path / split
+
+
+# --- folders ---
+
+
+def image_folder(path: str | Path, *, size: int | None = None) -> ImageDataset:
+    """Pictures as RGB (N,3,H,W): class subfolders (label = index of the sorted name) or one flat folder (no labels).
+
+    size: crop to the central square and resize to (size, size), antialiased; without it all must have one size. Raises
+    DefarError naming the picture that is unreadable, too large, of another size, or more than 8 bits deep.
+    """
+    path = Path(path).expanduser()
+    if not path.is_dir():
+        raise DefarError(f"{path}: no such folder")
+    if size is not None and not 1 <= size <= 4096:
+        raise DefarError(f"size {size} is not between 1 and 4096")
+    files, labels = _list_pictures(path)
+    first = _read_picture(files[0], size, None)
+    try:
+        images = np.empty((len(files), *first.shape), np.uint8)
+    except MemoryError as error:
+        raise DefarError(f"{path}: {len(files)} images of {first.shape} do not fit in memory; give a size") from error
+    for index, file in enumerate(files):
+        images[index] = _read_picture(file, size, first.shape)
+    return ImageDataset(images, labels, path.resolve().name, None if labels is None else int(labels.max()) + 1)
+
+
+def _visible(folder: Path) -> list[Path]:
+    return sorted(entry for entry in folder.iterdir() if not entry.name.startswith("."))
+
+
+def _pictures(folder: Path) -> list[Path]:
+    return [file for file in _visible(folder) if file.suffix.lower() in _ENDINGS and file.is_file()]
+
+
+def _list_pictures(path: Path) -> tuple[list[Path], np.ndarray | None]:
+    flat, folders = _pictures(path), [entry for entry in _visible(path) if entry.is_dir()]
+    classes = [_pictures(folder) for folder in folders]
+    if flat and any(classes):
+        raise DefarError(f"{path}: pictures both in it and in its subfolders; keep either classes or one flat folder")
+    if flat:
+        return flat, None
+    if not any(classes):
+        raise DefarError(f"{path}: no pictures ({', '.join(sorted(_ENDINGS))}) in it or in its subfolders")
+    for folder, files in zip(folders, classes, strict=True):
+        if not files:
+            raise DefarError(f"{folder}: a class without pictures; fill it or remove it")
+    everything = [file for files in classes for file in files]
+    return everything, np.repeat(np.arange(len(classes)), [len(files) for files in classes])
+
+
+def _read_picture(file: Path, size: int | None, shape: tuple[int, ...] | None) -> np.ndarray:
+    """One picture as (3,H,W) uint8; shape: what it must be, asked before any pixel is decoded."""
+    try:
+        from PIL import Image
+    except ImportError as error:
+        raise DefarError(f"{file}: reading pictures needs pillow: pip install pillow") from error
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            with Image.open(file) as picture:
+                if picture.mode.startswith(("I", "F")):
+                    raise DefarError(f"{file}: more than 8 bits per channel ({picture.mode}); convert it to 8-bit RGB")
+                width, height = picture.size
+                if size is None and shape not in (None, (3, height, width)):
+                    raise DefarError(f"{file}: {width}x{height}, the others {shape[2]}x{shape[1]}; give a size")
+                picture = _square(picture.convert("RGB"), size) if size else picture.convert("RGB")
+                return np.asarray(picture).transpose(2, 0, 1)
+    except DefarError:
+        raise
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise DefarError(f"{file}: refused, too many pixels ({one_line(error)}); make it smaller") from error
+    except Exception as error:  # PIL's decoders raise OSError, SyntaxError, struct.error, ... for a broken file
+        raise DefarError(f"{file}: not a readable picture ({one_line(error)}); replace or remove it") from error
+
+
+def _square(picture, size: int):
+    from PIL import Image
+
+    side = min(picture.size)
+    left, top = (picture.width - side) // 2, (picture.height - side) // 2
+    return picture.crop((left, top, left + side, top + side)).resize((size, size), Image.Resampling.BICUBIC)
+
+
+# --- .npz ---
+
+
+def npz_dataset(path: str | Path) -> ImageDataset:
+    """ADM's layout, arr_0 (N,H,W,3) uint8 and perhaps arr_1 (N,); or images (N,H,W,C) or (N,C,H,W), perhaps labels.
+
+    Raises DefarError naming the file where it is unreadable or anything in it has another shape or type.
+    """
+    path = Path(path).expanduser()
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            keys = ("arr_0", "arr_1") if "arr_0" in file else ("images", "labels")
+            images, labels = (file.get(key) for key in keys)
+            names = ", ".join(file)
+    except FileNotFoundError as error:
+        raise DefarError(f"{path}: no such file") from error
+    except Exception as error:  # zipfile, zlib and numpy each have their own ways to say "broken"
+        raise DefarError(f"{path}: not a readable .npz ({one_line(error)}); write it again") from error
+    if images is None:
+        raise DefarError(f"{path}: it holds {names or 'nothing'}; give arr_0 and arr_1, or images and labels")
+    if images.ndim != 4 or images.dtype != np.uint8:
+        raise DefarError(f"{path}: {keys[0]} is {images.dtype} {images.shape}; give uint8 (N,H,W,C)")
+    images = _channels_first(path, keys[0], images)
+    return ImageDataset(images, labels, str(path))
+
+
+def _channels_first(path: Path, key: str, images: np.ndarray) -> np.ndarray:
+    last, first = images.shape[3] in (1, 3), images.shape[1] in (1, 3) and key == "images"
+    if first == last:
+        why = "could be (N,H,W,C) or (N,C,H,W): save it as arr_0 (N,H,W,C)" if first else "has no axis of 3 channels"
+        raise DefarError(f"{path}: {key} {images.shape} {why}")
+    return images if first else np.ascontiguousarray(images.transpose(0, 3, 1, 2))

@@ -1,0 +1,104 @@
+"""A training recipe: one TOML file that fixes everything a training depends on."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from torch import nn
+
+from ..config import from_table, override, read_toml
+from ..errors import DefarError
+from .datasets import ImageDataset, open_dataset
+from .interpolants import INTERPOLANTS
+from .networks import NETWORKS, build_network
+from .objectives import OBJECTIVES, Objective
+
+
+@dataclass(frozen=True)
+class Data:
+    """name: "cifar10", a folder of images, or an .npz. horizontal_flip: mirror each image with probability 1/2."""
+
+    name: str = "cifar10"
+    split: Literal["train", "test"] = "train"
+    image_size: int | None = None
+    class_conditional: bool = True
+    horizontal_flip: bool = True
+
+
+@dataclass(frozen=True)
+class Network:
+    """family and size name the architecture; options go to its constructor."""
+
+    family: str = "sit"
+    size: str = "Ti/4"
+    options: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Optimizer:
+    """Adam with a constant rate after a linear warm-up over `warmup` steps, gradients clipped to norm `clip`."""
+
+    lr: float = 1e-4
+    betas: tuple[float, float] = (0.9, 0.999)
+    weight_decay: float = 0.0
+    clip: float = 0.2
+    warmup: int = 0
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A whole training. global_batch counts images per step over all processes. save_every, log_every are in steps."""
+
+    name: str
+    steps: int
+    global_batch: int = 128
+    seed: int = 0
+    interpolant: str = "linear"
+    data: Data = field(default_factory=Data)
+    network: Network = field(default_factory=Network)
+    objective: dict[str, Any] = field(default_factory=lambda: {"name": "flow_matching"})
+    optimizer: Optimizer = field(default_factory=Optimizer)
+    ema_decay: float = 0.9999
+    precision: Literal["float32", "bf16"] = "float32"
+    compile: bool = False
+    log_every: int = 50
+    save_every: int = 500
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "global_batch", "log_every", "save_every"):
+            if getattr(self, name) < 1:
+                raise DefarError(f"{name} = {getattr(self, name)}; it must be at least 1")
+        if self.interpolant not in INTERPOLANTS:
+            raise DefarError(f"interpolant = {self.interpolant!r}; choose from {', '.join(INTERPOLANTS)}")
+        if self.objective.get("name") not in OBJECTIVES:
+            raise DefarError(f"objective.name = {self.objective.get('name')!r}; choose from {', '.join(OBJECTIVES)}")
+        if self.network.family not in NETWORKS:
+            raise DefarError(f"network.family = {self.network.family!r}; choose from {', '.join(NETWORKS)}")
+
+    def open_data(self, root: Path | None = None) -> ImageDataset:
+        return open_dataset(self.data.name, self.data.split, root=root, size=self.data.image_size)
+
+    def classes(self, dataset: ImageDataset) -> int:
+        """How many labels the network knows besides "none": the data set's, or 1 when labels are not used."""
+        return (dataset.num_classes or 1) if self.data.class_conditional else 1
+
+    def build_network(self, dataset: ImageDataset) -> nn.Module:
+        channels, height, width = dataset.images.shape[1:]
+        if height != width:
+            raise DefarError(f"{dataset.name}: images are {height} x {width}; the network needs square ones")
+        shape = {"input_size": height, "in_channels": channels, "num_classes": self.classes(dataset)}
+        return build_network(self.network.family, self.network.size, {**shape, **self.network.options})
+
+    def build_objective(self, dataset: ImageDataset) -> Objective:
+        options = {key: value for key, value in self.objective.items() if key != "name"}
+        cls = OBJECTIVES[self.objective["name"]]
+        objective = from_table(cls, {**options, "null_label": self.classes(dataset)}, f"{self.name}: objective")
+        return dataclasses.replace(objective, interpolant=INTERPOLANTS[self.interpolant]())
+
+
+def load_recipe(path: Path, assignments: list[str] | None = None) -> Recipe:
+    """The recipe in a TOML file, with "KEY=VALUE" assignments on top. Raises DefarError naming the file and key."""
+    return from_table(Recipe, override(read_toml(path), assignments or []), str(path))

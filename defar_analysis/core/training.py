@@ -1,0 +1,299 @@
+"""One readable training loop, for every objective. `python -m defar_analysis.core.training recipe.toml` runs it.
+
+Step n draws its images, flips, noise, times and labels from a generator seeded by (seed, n), so a run resumed at step n
+is bit for bit the run that was never stopped. A run's folder holds recipe.toml, log.jsonl, state.pt (and the previous
+one), and in the end checkpoint/.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import math
+import platform
+import signal
+import sys
+import time
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from ..config import dump_toml, read_toml
+from ..errors import DefarError
+from .checkpoints import Card, replaced, save_checkpoint
+from .datasets import ImageDataset
+from .ema import Ema
+from .objectives import LossTerms, Objective
+from .recipes import Recipe, load_recipe
+from .seeding import derive_seed, generator_for
+
+STATE, PREVIOUS, LOG, RECIPE, CHECKPOINT = "state.pt", "state-previous.pt", "log.jsonl", "recipe.toml", "checkpoint"
+
+
+class Interrupted(DefarError):
+    """Training was asked to stop and has saved its state."""
+
+
+def train(recipe: Recipe, folder: Path, *, device: str = "cpu", data_root: Path | None = None) -> Path:
+    """Train `recipe` in `folder`, going on where an earlier call stopped; returns the checkpoint's folder.
+
+    Raises DefarError when the folder holds another recipe's run, when a loss term is not finite (the last good state
+    stays), and Interrupted, after saving, on Ctrl-C or SIGTERM.
+    """
+    folder = Path(folder)
+    dataset = recipe.open_data(data_root)
+    _claim(folder, recipe)
+    run = TrainingRun(recipe, dataset, device)
+    run.resume(folder)
+    if run.step == recipe.steps and (folder / CHECKPOINT).is_dir():
+        print(f"{folder}: already trained for {run.step} steps", file=sys.stderr)
+        return folder / CHECKPOINT
+    _cut_log(folder / LOG, run.step)
+    with _stop_requests() as stop, _progress(recipe, run.step) as bar:
+        window: list[dict[str, float]] = []
+        while run.step < recipe.steps:
+            window.append(run.advance())
+            bar.update()
+            if run.step % recipe.log_every == 0 or run.step == recipe.steps:
+                record = {key: sum(w[key] for w in window) / len(window) for key in window[0]}
+                _append(folder / LOG, {"step": run.step, **record, "seconds": round(run.seconds, 3)})
+                bar.set_postfix(loss=f"{record['loss']:.4f}")
+                window = []
+            if stop.requested or run.step % recipe.save_every == 0 or run.step == recipe.steps:
+                run.save(folder)
+            if stop.requested and run.step < recipe.steps:
+                raise Interrupted(f"stopped at step {run.step} of {recipe.steps}, saved; the same command goes on")
+    return save_checkpoint(folder / CHECKPOINT, run.ema.model, run.card())
+
+
+class TrainingRun:
+    """The network, its average and its optimizer at one step of a recipe."""
+
+    def __init__(self, recipe: Recipe, dataset: ImageDataset, device: str = "cpu") -> None:
+        self.recipe, self.dataset, self.device = recipe, dataset, torch.device(device)
+        torch.manual_seed(derive_seed(recipe.seed, "initialization"))
+        self.model = recipe.build_network(dataset).to(self.device).train()
+        self.forward = torch.compile(self.model) if recipe.compile else self.model
+        self.objective: Objective = recipe.build_objective(dataset)
+        self.ema = Ema(self.model, recipe.ema_decay, recipe.steps)
+        o = recipe.optimizer
+        self.parameters = [p for p in self.model.parameters() if p.requires_grad]
+        self.optimizer = torch.optim.Adam(self.parameters, lr=o.lr, betas=tuple(o.betas), weight_decay=o.weight_decay)
+        self.step, self.seconds = 0, 0.0
+
+    def advance(self) -> dict[str, float]:
+        """One optimizer step; returns its loss, loss terms and gradient norm."""
+        started = time.perf_counter()
+        recipe = self.recipe
+        for group in self.optimizer.param_groups:
+            group["lr"] = recipe.optimizer.lr * min(1.0, (self.step + 1) / max(1, recipe.optimizer.warmup))
+        generator = generator_for(recipe.seed, "step", self.step)
+        draw = self.objective.draw(self._batch(generator), generator)
+        autocast = torch.autocast(self.device.type, torch.bfloat16) if recipe.precision == "bf16" else nullcontext()
+        with autocast:
+            loss = self.objective(self.forward, draw)
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.total.backward()
+        norm = nn.utils.clip_grad_norm_(self.parameters, recipe.optimizer.clip)
+        values = self._finite(loss, norm)
+        self.optimizer.step()
+        self.ema.update(self.model, self.step)
+        self.step += 1
+        self.seconds += time.perf_counter() - started
+        return values
+
+    def save(self, folder: Path) -> None:
+        """Write the state beside and rename; the one before it stays as state-previous.pt."""
+        state = {
+            "step": self.step,
+            "seconds": self.seconds,
+            "model": self.model.state_dict(),
+            "ema": self.ema.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+        }
+        with replaced(folder / STATE) as beside:
+            torch.save(state, beside)
+            if (folder / STATE).exists():
+                (folder / STATE).replace(folder / PREVIOUS)
+
+    def resume(self, folder: Path) -> None:
+        """Load the newest readable state; a corrupt one is set aside, and said so."""
+        for file in (folder / STATE, folder / PREVIOUS):
+            if not file.exists():
+                continue
+            try:
+                state = torch.load(file, map_location=self.device, weights_only=True)
+            except Exception as error:  # torch raises many kinds for a damaged file
+                aside = file.with_suffix(".corrupt")
+                file.replace(aside)
+                reason = " ".join(str(error).split())[:120]
+                print(f"{file}: cannot be read ({reason}); kept as {aside.name}, trying the one before", file=sys.stderr)
+                continue
+            self.model.load_state_dict(state["model"])
+            self.ema.model.load_state_dict(state["ema"])
+            self.optimizer.load_state_dict(state["optimizer"])
+            self.step, self.seconds = state["step"], state["seconds"]
+            return
+
+    def card(self) -> Card:
+        """The card of the averaged weights."""
+        recipe = dataclasses.asdict(self.recipe)
+        training = {
+            "steps": self.step,
+            "seconds": round(self.seconds, 1),
+            "forwards_per_step": self._forwards_per_step,
+            "hardware": hardware(self.device),
+            "threads": torch.get_num_threads(),
+            "torch": torch.__version__,
+            "recipe": recipe,
+        }
+        data = {
+            "name": self.dataset.name,
+            "split": self.recipe.data.split,
+            "sha256": self.dataset.hash,
+            "classes": self.recipe.classes(self.dataset),
+            "class_conditional": self.recipe.data.class_conditional,
+        }
+        return Card(self.recipe.name, "ema", "", {}, self.recipe.interpolant, "pixel", data, training)
+
+    def _batch(self, generator: torch.Generator):
+        """Batch n of an endless stream of epochs, each a permutation of the data set of its own."""
+        recipe, size = self.recipe, len(self.dataset)
+        places = torch.arange(self.step * recipe.global_batch, (self.step + 1) * recipe.global_batch)
+        epochs, offsets = places // size, places % size
+        indices = torch.cat([self._permutation(int(e))[offsets[epochs == e]] for e in epochs.unique()])
+        flip = torch.rand(recipe.global_batch, generator=generator) < 0.5 if recipe.data.horizontal_flip else None
+        batch = self.dataset.batch(indices, device=self.device, flip=flip)
+        return batch if recipe.data.class_conditional else dataclasses.replace(batch, labels=_zeros_like(batch.data))
+
+    def _permutation(self, epoch: int) -> torch.Tensor:
+        if getattr(self, "_epoch", None) != epoch:
+            generator = generator_for(self.recipe.seed, "epoch", epoch)
+            self._epoch, self._order = epoch, torch.randperm(len(self.dataset), generator=generator)
+        return self._order
+
+    def _finite(self, loss: LossTerms, gradient_norm: torch.Tensor) -> dict[str, float]:
+        self._forwards_per_step = loss.forwards
+        named = {"loss": loss.total.detach(), **loss.terms, "gradient_norm": gradient_norm}
+        values = dict(zip(named, torch.stack([v.float() for v in named.values()]).tolist(), strict=True))
+        for name in (*loss.terms, "loss", "gradient_norm"):
+            if not math.isfinite(values[name]):
+                raise DefarError(
+                    f"step {self.step + 1}: {name} is {values[name]}; the last good state is kept: "
+                    "lower optimizer.lr, or train in float32, and run again"
+                )
+        return values
+
+
+def hardware(device: torch.device) -> str:
+    """The device's name as a card shows it."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"{platform.machine()} {device.type}"
+
+
+def _zeros_like(data: torch.Tensor) -> torch.Tensor:
+    return torch.zeros(data.shape[0], dtype=torch.long, device=data.device)
+
+
+def _claim(folder: Path, recipe: Recipe) -> None:
+    """Make the folder this recipe's, or refuse if it is another's."""
+    text = dump_toml(dataclasses.asdict(recipe))
+    file = folder / RECIPE
+    if file.exists():
+        ours, theirs = json.loads(json.dumps(dataclasses.asdict(recipe))), read_toml(file)
+        changed = [key for key in ours if _without_none(ours[key]) != theirs.get(key)]
+        if changed:
+            raise DefarError(f"{folder}: holds a run with another {', '.join(changed)}; give another --out or remove it")
+        return
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with replaced(file) as beside:
+            beside.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise DefarError(f"{folder}: cannot be written: {error.strerror}; give another --out") from None
+
+
+def _without_none(value):
+    return {k: _without_none(v) for k, v in value.items() if v is not None} if isinstance(value, dict) else value
+
+
+def _append(file: Path, record: dict) -> None:
+    with open(file, "a", encoding="utf-8") as log:
+        log.write(json.dumps(record) + "\n")
+
+
+def _cut_log(file: Path, step: int) -> None:
+    """Drop what an interrupted run logged after its last saved state."""
+    if file.exists():
+        kept = []
+        for line in file.read_text(encoding="utf-8").splitlines():
+            try:
+                if json.loads(line)["step"] <= step:
+                    kept.append(line + "\n")
+            except ValueError:  # a line cut short by a kill
+                continue
+        with replaced(file) as beside:
+            beside.write_text("".join(kept), encoding="utf-8")
+
+
+class _Stop:
+    requested = False
+
+
+@contextmanager
+def _stop_requests():
+    """Turn Ctrl-C and SIGTERM into a request to stop after the running step; a second one stops at once."""
+    stop = _Stop()
+
+    def ask(signum, frame):
+        if stop.requested:
+            raise KeyboardInterrupt
+        stop.requested = True
+
+    try:
+        before = {s: signal.signal(s, ask) for s in (signal.SIGINT, signal.SIGTERM)}
+    except ValueError:  # not in the main thread: whoever runs us handles signals
+        yield stop
+        return
+    try:
+        yield stop
+    finally:
+        for signum, handler in before.items():
+            signal.signal(signum, handler)
+
+
+@contextmanager
+def _progress(recipe: Recipe, done: int):
+    from tqdm import tqdm
+
+    # disable=None: no bar unless stderr is a terminal
+    with tqdm(total=recipe.steps, initial=done, desc=recipe.name, unit="step", disable=None) as bar:
+        yield bar
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """`python -m defar_analysis.core.training RECIPE [--out DIR] [--device D] [--set KEY=VALUE ...]`"""
+    parser = argparse.ArgumentParser(prog="python -m defar_analysis.core.training", description=__doc__.splitlines()[0])
+    parser.add_argument("recipe", type=Path)
+    parser.add_argument("--out", type=Path, help="the run's folder (default: runs/NAME)")
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="change a key of the recipe")
+    options = parser.parse_args(arguments)
+    try:
+        recipe = load_recipe(options.recipe, options.set)
+        print(train(recipe, options.out or Path("runs") / recipe.name, device=options.device))
+    except Interrupted as error:
+        print(error, file=sys.stderr)
+        return 130
+    except DefarError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

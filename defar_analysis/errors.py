@@ -1,0 +1,9 @@
+"""The one exception that a user is meant to read."""
+
+
+class DefarError(ValueError):
+    """A mistake the caller can mend.
+
+    The message is one line: it names the offending value and says what to do. The command line prints it without a
+    traceback and exits with status 2; in a notebook it is an ordinary ``ValueError``.
+    """
