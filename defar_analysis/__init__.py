@@ -1,1 +1,40 @@
+"""Exposure bias in flow matching: train, sample, measure, draw. Names are imported when they are first used (PEP 562)."""
+
+from importlib import import_module
+
 __version__ = "0.1.0"
+
+_HOMES = {
+    "core.interpolants": ("Coefficients", "Interpolant", "Linear", "GVP", "VP", "PathPoint"),
+    "core.rollout": ("Draw", "Rollout", "VelocityModel", "rollout", "exposure_bias"),
+    "core.objectives": ("FlowMatching", "Defar", "LossTerms", "Objective", "compensation_weight"),
+    "core.networks": ("SiT", "sit"),
+    "core.oracles": ("GaussianFlow",),
+    "core.samplers": ("sample", "Sample", "Euler", "Heun"),
+    "core.checkpoints": ("Checkpoint", "Card", "load_checkpoint", "save_checkpoint"),
+    "core.datasets": ("Batch", "ImageDataset", "cifar10", "open_dataset"),
+    "core.codecs": ("PixelCodec",),
+    "core.recipes": ("Recipe", "load_recipe"),
+    "core.training": ("train",),
+    "measures.base": ("Context", "Measurement", "TimeGrid", "measure"),
+    "measures.frequency": ("PFR", "crossings", "restoration"),
+    "measures.emphasis": ("FEL",),
+    "measures.maps": ("BiasMaps",),
+    "measures.spectral": (
+        "predicted_frequency_ratio", "saliency_masks", "frequency_emphasis", "low_pass", "high_pass",
+        "band_masks", "radial_frequency",
+    ),
+    "errors": ("DefarError",),
+}  # fmt: skip
+_HOME = {name: home for home, names in _HOMES.items() for name in names}
+__all__ = sorted(_HOME)
+
+
+def __getattr__(name: str):
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f".{_HOME[name]}", __name__), name)
+
+
+def __dir__() -> list[str]:
+    return [*globals(), *__all__]

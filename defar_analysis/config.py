@@ -37,7 +37,7 @@ def from_table(cls: type[T], table: dict[str, Any], where: str) -> T:
             raise DefarError(f"{where}: unknown key {key!r}; {hint}")
     for name, field in fields.items():
         optional = field.default is not dataclasses.MISSING or field.default_factory is not dataclasses.MISSING
-        if name not in table and not optional:
+        if not optional and name not in table:
             raise DefarError(f"{where}: the key {name!r} is missing")
     return cls(**{key: _convert(hints[key], value, f"{where}: {key}") for key, value in table.items()})
 

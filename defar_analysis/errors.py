@@ -7,3 +7,7 @@ class DefarError(ValueError):
     The message is one line: it names the offending value and says what to do. The command line prints it without a
     traceback and exits with status 2; in a notebook it is an ordinary ``ValueError``.
     """
+
+
+class Interrupted(Exception):
+    """Long work was asked to stop and has saved its state; the message says how to go on. Exit status 130."""

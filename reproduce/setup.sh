@@ -23,14 +23,17 @@ have=$(cat $stamp 2>/dev/null || true)
 
 if [[ $have != "$want" ]] || ! .venv/bin/python -c '' 2>/dev/null; then
   # Only what this script began may be removed; somebody's own .venv is installed into.
-  if [[ -n $have ]]; then
+  if [[ -e .venv/made-by-setup ]]; then
     echo "setup: the earlier .venv is unfinished or out of date; making it anew"
     rm -rf .venv
+  elif [[ -d .venv ]] && ! new_enough .venv/bin/python; then
+    echo "setup: $PWD/.venv has no working Python 3.11 or newer; remove it and call again" >&2
+    exit 2
   fi
   echo "setup: making .venv and installing torch and the toolkit (1-3 minutes, about 1.5 GB) ..."
   if [[ ! -d .venv ]]; then
     mkdir .venv
-    echo unfinished >$stamp
+    touch .venv/made-by-setup
     "$python" -m venv .venv
   fi
   export PIP_DISABLE_PIP_VERSION_CHECK=1

@@ -46,7 +46,7 @@ class PathPoint:
 
 
 class Interpolant:
-    """What all paths share. A subclass gives :meth:`coefficients` and, where it has a singular end, :meth:`interval`."""
+    """What all paths share. A subclass gives `coefficients` and, where it has a singular end, `interval`."""
 
     def coefficients(self, t: Tensor) -> Coefficients:
         """alpha, sigma and their derivatives at t (any shape)."""

@@ -14,7 +14,7 @@ from ..errors import DefarError
 from .datasets import ImageDataset, open_dataset
 from .interpolants import INTERPOLANTS
 from .networks import NETWORKS, build_network
-from .objectives import OBJECTIVES, Objective
+from .objectives import OBJECTIVES, FlowMatching, Objective
 
 
 @dataclass(frozen=True)
@@ -50,12 +50,17 @@ class Optimizer:
 
 @dataclass(frozen=True)
 class Recipe:
-    """A whole training. global_batch counts images per step over all processes. save_every, log_every are in steps."""
+    """A whole training. global_batch counts images per step over all processes. save_every, log_every are in steps.
+
+    flow_matching_steps: the first steps train plain flow matching before the objective takes over. ADR sees only the
+    direction of the velocity, and the official initialization starts from velocity 0: a short run first needs a length.
+    """
 
     name: str
     steps: int
     global_batch: int = 128
     seed: int = 0
+    flow_matching_steps: int = 0
     interpolant: str = "linear"
     data: Data = field(default_factory=Data)
     network: Network = field(default_factory=Network)
@@ -71,6 +76,8 @@ class Recipe:
         for name in ("steps", "global_batch", "log_every", "save_every"):
             if getattr(self, name) < 1:
                 raise DefarError(f"{name} = {getattr(self, name)}; it must be at least 1")
+        if not 0 <= self.flow_matching_steps <= self.steps:
+            raise DefarError(f"flow_matching_steps = {self.flow_matching_steps}; it must lie in 0 ... {self.steps} (steps)")
         if self.interpolant not in INTERPOLANTS:
             raise DefarError(f"interpolant = {self.interpolant!r}; choose from {', '.join(INTERPOLANTS)}")
         if self.objective.get("name") not in OBJECTIVES:
@@ -92,9 +99,12 @@ class Recipe:
         shape = {"input_size": height, "in_channels": channels, "num_classes": self.classes(dataset)}
         return build_network(self.network.family, self.network.size, {**shape, **self.network.options})
 
-    def build_objective(self, dataset: ImageDataset) -> Objective:
+    def build_objective(self, dataset: ImageDataset, step: int) -> Objective:
+        """The objective of that step."""
         options = {key: value for key, value in self.objective.items() if key != "name"}
         cls = OBJECTIVES[self.objective["name"]]
+        if step < self.flow_matching_steps:
+            cls, options = FlowMatching, {key: options[key] for key in ("label_dropout",) if key in options}
         objective = from_table(cls, {**options, "null_label": self.classes(dataset)}, f"{self.name}: objective")
         return dataclasses.replace(objective, interpolant=INTERPOLANTS[self.interpolant]())
 

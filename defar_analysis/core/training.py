@@ -22,7 +22,7 @@ import torch
 from torch import nn
 
 from ..config import dump_toml, read_toml
-from ..errors import DefarError
+from ..errors import DefarError, Interrupted
 from .checkpoints import Card, replaced, save_checkpoint
 from .datasets import ImageDataset
 from .ema import Ema
@@ -31,10 +31,6 @@ from .recipes import Recipe, load_recipe
 from .seeding import derive_seed, generator_for
 
 STATE, PREVIOUS, LOG, RECIPE, CHECKPOINT = "state.pt", "state-previous.pt", "log.jsonl", "recipe.toml", "checkpoint"
-
-
-class Interrupted(DefarError):
-    """Training was asked to stop and has saved its state."""
 
 
 def train(recipe: Recipe, folder: Path, *, device: str = "cpu", data_root: Path | None = None) -> Path:
@@ -58,6 +54,7 @@ def train(recipe: Recipe, folder: Path, *, device: str = "cpu", data_root: Path 
             window.append(run.advance())
             bar.update()
             if run.step % recipe.log_every == 0 or run.step == recipe.steps:
+                window = [w for w in window if w.keys() == window[-1].keys()]  # no mean over two objectives
                 record = {key: sum(w[key] for w in window) / len(window) for key in window[0]}
                 _append(folder / LOG, {"step": run.step, **record, "seconds": round(run.seconds, 3)})
                 bar.set_postfix(loss=f"{record['loss']:.4f}")
@@ -77,7 +74,8 @@ class TrainingRun:
         torch.manual_seed(derive_seed(recipe.seed, "initialization"))
         self.model = recipe.build_network(dataset).to(self.device).train()
         self.forward = torch.compile(self.model) if recipe.compile else self.model
-        self.objective: Objective = recipe.build_objective(dataset)
+        self.warmup: Objective = recipe.build_objective(dataset, step=0)
+        self.objective: Objective = recipe.build_objective(dataset, step=recipe.steps)
         self.ema = Ema(self.model, recipe.ema_decay, recipe.steps)
         o = recipe.optimizer
         self.parameters = [p for p in self.model.parameters() if p.requires_grad]
@@ -91,10 +89,11 @@ class TrainingRun:
         for group in self.optimizer.param_groups:
             group["lr"] = recipe.optimizer.lr * min(1.0, (self.step + 1) / max(1, recipe.optimizer.warmup))
         generator = generator_for(recipe.seed, "step", self.step)
-        draw = self.objective.draw(self._batch(generator), generator)
+        objective = self.warmup if self.step < recipe.flow_matching_steps else self.objective
+        draw = objective.draw(self._batch(generator), generator)
         autocast = torch.autocast(self.device.type, torch.bfloat16) if recipe.precision == "bf16" else nullcontext()
         with autocast:
-            loss = self.objective(self.forward, draw)
+            loss = objective(self.forward, draw)
         self.optimizer.zero_grad(set_to_none=True)
         loss.total.backward()
         norm = nn.utils.clip_grad_norm_(self.parameters, recipe.optimizer.clip)
@@ -130,7 +129,7 @@ class TrainingRun:
                 aside = file.with_suffix(".corrupt")
                 file.replace(aside)
                 reason = " ".join(str(error).split())[:120]
-                print(f"{file}: cannot be read ({reason}); kept as {aside.name}, trying the one before", file=sys.stderr)
+                print(f"{file}: cannot be read ({reason}); kept as {aside.name}, trying an older one", file=sys.stderr)
                 continue
             self.model.load_state_dict(state["model"])
             self.ema.model.load_state_dict(state["ema"])
@@ -207,7 +206,7 @@ def _claim(folder: Path, recipe: Recipe) -> None:
         ours, theirs = json.loads(json.dumps(dataclasses.asdict(recipe))), read_toml(file)
         changed = [key for key in ours if _without_none(ours[key]) != theirs.get(key)]
         if changed:
-            raise DefarError(f"{folder}: holds a run with another {', '.join(changed)}; give another --out or remove it")
+            raise DefarError(f"{folder}: holds a run with other {', '.join(changed)}; give another --out or remove it")
         return
     try:
         folder.mkdir(parents=True, exist_ok=True)

@@ -29,7 +29,7 @@ def sit(name: str, *, input_size: int = 32, in_channels: int = 3, num_classes: i
     """A SiT of a named size and patch, such as "B/4". Raises DefarError on a name it does not know."""
     size, _, patch = name.partition("/")
     if size not in SIZES or patch not in {"1", "2", "4", "8"}:
-        raise DefarError(f"unknown network {name!r}: use SIZE/PATCH with SIZE in {', '.join(SIZES)}, PATCH in 1, 2, 4, 8")
+        raise DefarError(f"unknown network {name!r}: write SIZE/PATCH, SIZE in {', '.join(SIZES)}, PATCH in 1, 2, 4, 8")
     depth, hidden_size, num_heads = SIZES[size]
     return SiT(input_size, int(patch), in_channels, hidden_size, depth, num_heads, num_classes=num_classes, **kwargs)
 

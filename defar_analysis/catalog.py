@@ -1,0 +1,252 @@
+"""Every figure that can be regenerated: its place in the paper, what it is measured from, its notebook and its plot.
+
+checkpoints + data -> measurements (results/) -> collect() -> figures/data/<id>.csv -> draw() -> figures/<id>.png, .pdf
+"""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from .errors import DefarError
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure as MatplotlibFigure
+
+    from .experiment import Experiment
+
+PROFILES = ("tiny", "quick", "full")  # from worst to best
+CSV_FORMAT = "%.6g"
+
+
+@dataclass(frozen=True)
+class Artefact:
+    """The data behind one figure.
+
+    table: what is drawn; tables: what stands beside it, by name; arrays: small images; provenance: what all of it was
+    measured from; folder: where data and pictures belong.
+    """
+
+    id: str
+    table: pd.DataFrame
+    tables: dict[str, pd.DataFrame] = field(default_factory=dict)
+    arrays: dict[str, np.ndarray] = field(default_factory=dict)
+    provenance: dict[str, Any] = field(default_factory=dict)
+    folder: Path = Path("figures")
+
+    @property
+    def crossings(self) -> pd.DataFrame:
+        return self.tables["crossings"]
+
+    def summary(self) -> str:
+        """One paragraph: what this is and what it rests on."""
+        entry, p = FIGURES[self.id], self.provenance
+        return f"{entry.paper}: {entry.title}\n{entry.caption}\nmeasured: {p['note']}\nmodels: {', '.join(p['models'])}"
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One entry of the catalog. build measures; plot draws; `tables` names the tables that stand beside the curves."""
+
+    id: str
+    paper: str
+    title: str
+    caption: str
+    build: Callable[[Experiment], Artefact]
+    plot: Callable[[Artefact], MatplotlibFigure]
+    tables: tuple[str, ...] = ()
+
+    @property
+    def notebook(self) -> str:
+        return f"{self.id}.ipynb"
+
+
+def collect(id: str, profile: str = "quick", device: str = "auto", root: str | Path = ".") -> Artefact:
+    """Measure what figure `id` shows, or take what is still valid from results/, and write it to <folder>/data/.
+
+    profile: "tiny" (seconds, to try the pipeline), "quick" (minutes), "full" (the paper's grid). Data of a better
+    profile is never overwritten: what a worse one makes goes to results/<profile>/figures.
+    """
+    from .experiment import Experiment
+
+    return write(figure(id).build(Experiment(Path(root), checked_profile(profile), device)))
+
+
+def load(id: str, folder: Path) -> Artefact:
+    """The artefact whose data lies in `folder`/data, without measuring anything."""
+    entry, stem = figure(id), Path(folder) / "data" / id
+    try:
+        provenance = json.loads(stem.with_suffix(".json").read_text(encoding="utf-8"))
+        table = pd.read_csv(stem.with_suffix(".csv"), keep_default_na=False, na_values=["nan", ""])
+        table = table.fillna({c: "" for c in ("dc", "estimator") if c in table})
+        tables = {name: pd.read_csv(f"{stem}_{name}.csv") for name in entry.tables}
+        arrays = {}
+        if stem.with_suffix(".npz").exists():
+            with np.load(stem.with_suffix(".npz"), allow_pickle=False) as file:
+                arrays = dict(file)
+    except (OSError, ValueError) as error:
+        raise DefarError(f"{stem}.*: {' '.join(str(error).split())[:150]}; run: defar reproduce --only {id}") from None
+    return Artefact(id, table, tables, arrays, provenance, Path(folder))
+
+
+def draw(artefact: Artefact) -> MatplotlibFigure:
+    """The figure, from its data alone."""
+    return figure(artefact.id).plot(artefact)
+
+
+def save(artefact: Artefact, drawn: MatplotlibFigure) -> list[Path]:
+    """Write the figure as <folder>/<id>.png and .pdf; returns both paths."""
+    from .plots import style
+
+    return list(style.save(drawn, artefact.folder / artefact.id))
+
+
+def figure(id: str) -> Figure:
+    """The entry of that id. Raises DefarError naming those there are."""
+    if id not in FIGURES:
+        raise DefarError(f"unknown figure {id!r}; there are {', '.join(FIGURES)}")
+    return FIGURES[id]
+
+
+def checked_profile(profile: str) -> str:
+    if profile not in PROFILES:
+        raise DefarError(f"unknown profile {profile!r}; choose from {', '.join(PROFILES)}")
+    return profile
+
+
+def figures_folder(root: Path, id: str, profile: str) -> Path:
+    """figures/, unless it holds this figure from a better profile: then results/<profile>/figures."""
+    note = root / "figures" / "data" / f"{id}.json"
+    try:
+        existing = json.loads(note.read_text(encoding="utf-8"))["profile"]
+    except (OSError, ValueError, KeyError):
+        existing = None
+    if existing in PROFILES and PROFILES.index(existing) > PROFILES.index(profile):
+        return root / "results" / profile / "figures"
+    return root / "figures"
+
+
+def data_files(artefact: Artefact) -> list[Path]:
+    """The files that hold an artefact's data."""
+    stem = artefact.folder / "data" / artefact.id
+    csvs = [stem.with_suffix(".csv"), *(Path(f"{stem}_{name}.csv") for name in artefact.tables)]
+    return csvs + ([stem.with_suffix(".npz")] if artefact.arrays else [])
+
+
+def write(artefact: Artefact) -> Artefact:
+    """Write the artefact's tables, arrays and provenance to <folder>/data/, each file whole or not at all."""
+    from .core.checkpoints import replaced
+
+    stem = artefact.folder / "data" / artefact.id
+    stem.parent.mkdir(parents=True, exist_ok=True)
+    frames = {stem.with_suffix(".csv"): artefact.table}
+    frames |= {Path(f"{stem}_{name}.csv"): table for name, table in artefact.tables.items()}
+    for path, frame in frames.items():
+        with replaced(path) as beside:
+            frame.to_csv(beside, index=False, float_format=CSV_FORMAT)
+    if artefact.arrays:
+        buffer = io.BytesIO()
+        np.savez_compressed(buffer, **artefact.arrays)
+        with replaced(stem.with_suffix(".npz")) as beside:
+            beside.write_bytes(buffer.getvalue())
+    with replaced(stem.with_suffix(".json")) as beside:
+        beside.write_text(json.dumps(artefact.provenance, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    return artefact
+
+
+def _build_fig3(e: Experiment) -> Artefact:
+    from .measures.frequency import crossings
+
+    names = ("SiT", "Gaussian reference")
+    sweeps = {name: e.sweep(name) for name in names}
+    table = pd.concat([sweeps[n][m] for n in names for m in ("pfr", "fel")], ignore_index=True)
+    beside = {
+        "crossings": pd.concat([crossings(sweeps[n]["pfr"]) for n in names], ignore_index=True),
+        "paper": e.paper_values("fig3"),
+    }
+    maps = sweeps["SiT"]["maps"].attrs["arrays"]
+    return e.artefact("fig3", names, table, beside, e.first_images(maps, 2))
+
+
+def _build_fig5(e: Experiment) -> Artefact:
+    from .measures.frequency import restoration
+
+    names = ("SiT", "DEFAR", "Gaussian reference")
+    tables = {name: e.sweep(name)["pfr"] for name in names}
+    difference = restoration(tables["SiT"], tables["DEFAR"])
+    table = pd.concat([*tables.values(), difference], ignore_index=True)
+    return e.artefact("fig5", names, table[table["quantity"] != "pfr_bias"])
+
+
+def _build_fig9(e: Experiment) -> Artefact:
+    names = ("SiT", "DEFAR", "Gaussian reference")
+    tables = {name: e.sweep(name)["maps"] for name in names}
+    arrays = tables["SiT"].attrs["arrays"]
+    return e.artefact("fig9", names, pd.concat(tables.values(), ignore_index=True), arrays=e.first_images(arrays, 8))
+
+
+def _build_samples(e: Experiment) -> Artefact:
+    table, arrays = e.samples(("SiT", "DEFAR"))
+    return e.artefact("samples", ("SiT", "DEFAR"), table, arrays=arrays)
+
+
+def _plot_fig3(a: Artefact):
+    from .plots import figure3
+
+    return figure3.plot(a.table, a.arrays, paper=a.tables["paper"], crossings=a.crossings, note=a.provenance["note"])
+
+
+def _plot_fig5(a: Artefact):
+    from .plots import frequency
+
+    return frequency.plot_restoration(a.table, note=a.provenance["note"])
+
+
+def _plot_fig9(a: Artefact):
+    from .plots import maps
+
+    return maps.plot(a.table, a.arrays, note=a.provenance["note"])
+
+
+def _plot_samples(a: Artefact):
+    from .plots import samples
+
+    return samples.plot(a.table, a.arrays)
+
+
+_ENTRIES = (
+    Figure(
+        "fig3", "Fig. 3 (a-d)", "The exposure bias carries the frequencies that the prediction lacks",
+        "PFR of the prediction (a) and of the exposure bias (b) over t against the target velocity's, where the bias "
+        "sits on two images (c), and the relative gain in FEL when the loss is reweighted by it (d). Shaded: 95 % "
+        "bootstrap over images. Dashed: the exact field of a Gaussian with the data's mean and spectrum, which has no "
+        "defect at all. Hollow marks: values read off the paper's figure (ImageNet-256 latents).",
+        _build_fig3, _plot_fig3, ("crossings", "paper"),
+    ),
+    Figure(
+        "fig5", "Fig. 5", "Low-frequency restoration",
+        "PFR of the prediction on forward-perturbed inputs for SiT, DEFAR and the Gaussian reference, and the paired "
+        "difference DEFAR minus SiT on the same images and noise.",
+        _build_fig5, _plot_fig5,
+    ),
+    Figure(
+        "fig9", "Fig. 9", "Where the exposure bias sits",
+        "Images of the test set, their high- and low-pass parts, and the exposure bias of SiT (L2 norm over channels) "
+        "for simulated steps t0 to t1. The table gives the correlation over pixels between the bias and the local "
+        "strength of each band, over all measured images.",
+        _build_fig9, _plot_fig9,
+    ),
+    Figure(
+        "samples", "as Figs. 4, 6, 7", "Samples from the same noise",
+        "One column for each class, one row for each method; the noise of a column is the same in every row.",
+        _build_samples, _plot_samples,
+    ),
+)  # fmt: skip
+FIGURES = {entry.id: entry for entry in _ENTRIES}

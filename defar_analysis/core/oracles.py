@@ -1,0 +1,115 @@
+"""Velocity fields known in closed form: what a perfect network would return on data whose law is known."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor
+
+from ..errors import DefarError
+from .interpolants import Interpolant, Linear
+
+
+class GaussianFlow:
+    """Exact optimal velocity and flow map of a stationary Gaussian field.
+
+    Data x_* has mean m and independent Fourier coefficients (fft2, norm="ortho") with variance S(f). Along
+    x_t = alpha x_* + sigma eps the coefficients of x_t - alpha m have variance V = alpha^2 S + sigma^2, and
+
+        v(x, t) = alpha' m + F^-1[ (alpha alpha' S + sigma sigma') / V  F(x - alpha m) ],
+
+    on the linear path m + F^-1[(t S - (1-t)) / (t^2 S + (1-t)^2) F(x - t m)]. The flow map from 0 scales each
+    coefficient by sqrt(V(t) / V(0)).
+
+    mean (C, H, W) or broadcastable to it; spectrum (H, W) or (C, H, W), real and not negative, or (C, C, H, W),
+    Hermitian at each frequency, for covariance between channels. Real fields need S(f) = S(-f)*, which is checked.
+    Labels are ignored. Computed in the dtype of x.
+    """
+
+    def __init__(self, mean: Tensor, spectrum: Tensor, interpolant: Interpolant | None = None) -> None:
+        self.interpolant = interpolant or Linear()
+        self.mean, self.spectrum = mean, spectrum
+        if spectrum.ndim not in (2, 3, 4):
+            raise DefarError(f"spectrum must be (H, W), (C, H, W) or (C, C, H, W); it is {tuple(spectrum.shape)}")
+        scale = spectrum.abs().max()
+        if (spectrum - _mirrored(spectrum)).abs().max() > 1e-4 * scale:
+            raise DefarError("spectrum must satisfy S(f) = conj(S(-f)): otherwise the field is not real")
+        if spectrum.ndim == 4:
+            # One unitary basis of the channels for each frequency makes the field a set of independent scalars.
+            matrices = spectrum.permute(2, 3, 0, 1)
+            values, self.basis = torch.linalg.eigh(matrices)  # (H, W, C), (H, W, C, C)
+            self.variance = values.permute(2, 0, 1)
+        else:
+            self.basis = None
+            self.variance = spectrum
+        if bool((self.variance < -1e-6 * scale).any()):
+            raise DefarError(f"spectrum has a negative variance ({float(self.variance.min()):.3g})")
+        self.variance = self.variance.clamp(min=0)
+
+    @classmethod
+    def fit(
+        cls, images: Tensor | Iterable[Tensor], interpolant: Interpolant | None = None, cross_channel: bool = True
+    ) -> GaussianFlow:
+        """The Gaussian with the mean image and the spectrum of `images` (N, C, H, W), or of batches of them.
+
+        cross_channel: keep the covariance between channels at each frequency. Sums run in float64, in one pass.
+        """
+        count, total, products = 0, 0, 0
+        for batch in images.split(1024) if isinstance(images, Tensor) else images:
+            coefficients = torch.fft.fft2(batch.double(), norm="ortho")
+            count, total = count + len(batch), total + coefficients.sum(dim=0)
+            products = products + torch.einsum("nihw,njhw->ijhw", coefficients, coefficients.conj())
+        if count < 2:
+            raise DefarError(f"a Gaussian needs at least two images to fit; got {count}")
+        mean = total / count
+        spectrum = products / count - torch.einsum("ihw,jhw->ijhw", mean, mean.conj())
+        spectrum = (spectrum + _mirrored(spectrum)) / 2  # makes the symmetry of a real field exact
+        if not cross_channel:
+            spectrum = torch.diagonal(spectrum).permute(2, 0, 1).real
+        return cls(torch.fft.ifft2(mean, norm="ortho").real, spectrum, interpolant)
+
+    def __call__(self, x: Tensor, t: Tensor, labels: Tensor | None = None) -> Tensor:
+        """The optimal velocity. x (B, C, H, W); t (B,)."""
+        c = self.interpolant.coefficients(t.to(x.dtype).reshape(-1, 1, 1, 1))
+        s = self.variance.to(x)
+        # Numerator and denominator vanish together only where S = 0 and sigma = 0; there x carries nothing.
+        gain = (c.alpha * c.d_alpha * s + c.sigma * c.d_sigma) / (c.alpha**2 * s + c.sigma**2).clamp(min=1e-30)
+        mean = self.mean.to(x)
+        return c.d_alpha * mean + self._filter(gain, x - c.alpha * mean)
+
+    def flow_map(self, x: Tensor, t0: Tensor, t1: Tensor) -> Tensor:
+        """Where the exact flow takes a state at t0 by t1. x (B, C, H, W); t0, t1 (B,)."""
+        mean = self.mean.to(x)
+        start, end = (self.interpolant.coefficients(t.to(x.dtype).reshape(-1, 1, 1, 1)) for t in (t0, t1))
+        return end.alpha * mean + self._filter(
+            torch.sqrt(self.marginal_variance(t1, x) / self.marginal_variance(t0, x)), x - start.alpha * mean
+        )
+
+    def marginal_variance(self, t: Tensor, like: Tensor) -> Tensor:
+        """alpha^2 S + sigma^2, (B, C or 1, H, W), in the eigenbasis of the channels where the spectrum has one."""
+        c = self.interpolant.coefficients(t.to(like.dtype).reshape(-1, 1, 1, 1))
+        return c.alpha**2 * self.variance.to(like) + c.sigma**2
+
+    def sample(self, count: int, generator: torch.Generator, dtype: torch.dtype = torch.float32) -> Tensor:
+        """Draws of the data, (count, C, H, W)."""
+        shape = torch.broadcast_shapes(self.mean.shape, self.variance.shape)
+        white = torch.randn(count, *shape, generator=generator, dtype=torch.float64)
+        field = self._filter(torch.sqrt(self.variance.double())[None], white)
+        return (self.mean.double() + field).to(dtype)
+
+    def _filter(self, gain: Tensor, x: Tensor) -> Tensor:
+        """Multiply each Fourier coefficient (in the channels' eigenbasis) by a real gain (B, C or 1, H, W)."""
+        coefficients = torch.fft.fft2(x, norm="ortho")
+        if self.basis is None:
+            coefficients = gain * coefficients
+        else:
+            basis = self.basis.to(coefficients)
+            rotated = torch.einsum("hwci,bchw->bihw", basis.conj(), coefficients)
+            coefficients = torch.einsum("hwci,bihw->bchw", basis, gain * rotated)
+        return torch.fft.ifft2(coefficients, norm="ortho").real
+
+
+def _mirrored(spectrum: Tensor) -> Tensor:
+    """conj(S(-f)), which equals S(f) for a real field."""
+    return spectrum.flip(-2, -1).roll((1, 1), (-2, -1)).conj()

@@ -1,0 +1,197 @@
+"""The paper's measurements on this repository's checkpoints: which models, images and grid each profile takes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from safetensors.torch import load_file, save_file
+
+from .catalog import Artefact, figures_folder
+from .core.checkpoints import Checkpoint, load_checkpoint, replaced
+from .core.datasets import ImageDataset, cifar10, open_dataset
+from .core.devices import resolve_device
+from .core.oracles import GaussianFlow
+from .core.samplers import Euler, sample
+from .core.seeding import image_noise
+from .errors import DefarError
+from .measures.base import Context, TimeGrid
+from .measures.emphasis import FEL
+from .measures.frequency import PFR, crossings
+from .measures.maps import BiasMaps
+from .measures.store import Store
+
+METHODS = {"SiT": "cifar10-sit", "DEFAR": "cifar10-defar"}
+REFERENCE = "Gaussian reference"
+CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
+SEED = 0
+
+
+@dataclass(frozen=True)
+class Scale:
+    """How much a profile measures."""
+
+    grid: TimeGrid
+    images: int
+    sampling_steps: int
+    chunk: int = 64
+
+
+SCALES = {
+    "tiny": Scale(TimeGrid.spaced("tiny", 3, 2), images=8, sampling_steps=2, chunk=8),
+    "quick": Scale(TimeGrid.spaced("quick", 10, 6), images=64, sampling_steps=50),
+    "full": Scale(TimeGrid.all_pairs("full", 50), images=512, sampling_steps=50),
+}
+
+
+class Experiment:
+    """One profile on one project folder. Whatever it measures is kept in results/ and taken from there next time."""
+
+    measurements = (PFR(), FEL(), BiasMaps())
+
+    def __init__(self, root: Path, profile: str, device: str = "auto") -> None:
+        self.root, self.profile, self.scale = Path(root).resolve(), profile, SCALES[profile]
+        self.device = resolve_device(device)
+        self.store = Store(self.root / "results")
+        self.measured: list[str] = []  # what was not in the store, for the report at the end
+        self._sweeps: dict[str, dict[str, pd.DataFrame]] = {}
+
+    def checkpoint(self, name: str) -> Checkpoint:
+        folder = self.root / "reproduce" / "checkpoints" / METHODS[name]
+        if not folder.is_dir():
+            raise DefarError(f"{folder}: no such checkpoint; run in a clone of the project or name it with --root")
+        return load_checkpoint(folder, device=self.device)
+
+    @cached_property
+    def test_images(self) -> ImageDataset:
+        return cifar10("test")
+
+    @cached_property
+    def reference(self) -> GaussianFlow:
+        """The Gaussian with the mean and spectrum of the training images; fitting takes a few seconds, once."""
+        train = cifar10("train")
+        file = self.root / "results" / "reference" / f"gaussian-{train.hash[:16]}.safetensors"
+        if not file.is_file():
+            starts = range(0, len(train), 1000)
+            fitted = GaussianFlow.fit(train.batch(range(s, min(s + 1000, len(train)))).data for s in starts)
+            file.parent.mkdir(parents=True, exist_ok=True)
+            parts = torch.view_as_real(fitted.spectrum.resolve_conj()).contiguous()
+            with replaced(file) as beside:
+                save_file({"mean": fitted.mean.contiguous(), "spectrum": parts}, beside)
+        tensors = load_file(file)
+        return GaussianFlow(tensors["mean"].to(self.device), torch.view_as_complex(tensors["spectrum"]).to(self.device))
+
+    def sweep(self, name: str) -> dict[str, pd.DataFrame]:
+        """All measurements of one model, by measurement name: one sweep, or none where the store has them."""
+        if name not in self._sweeps:
+            tables, missing = self.store.measure(self.measurements, self._context(name))
+            self.measured += [f"{m} of {name}" for m in missing]
+            self._sweeps[name] = tables
+        return self._sweeps[name]
+
+    def samples(self, names: tuple[str, ...]) -> tuple[pd.DataFrame, dict[str, np.ndarray]]:
+        """One image of each class from each model, all rows from the same noise, by Euler."""
+        solver, count = Euler(self.scale.sampling_steps), len(CLASSES)
+        rows, pictures = [], []
+        for name in names:
+            checkpoint = self.checkpoint(name)
+            noise = image_noise(SEED, range(count), checkpoint.shape).to(self.device)
+            drawn = sample(
+                checkpoint.model, noise, solver, interpolant=checkpoint.interpolant, chunk=count,
+                labels=torch.arange(count, device=self.device),
+            )  # fmt: skip
+            pictures.append(checkpoint.codec.decode(drawn.x).permute(0, 2, 3, 1).cpu().numpy())
+            rows += [
+                {"method": name, "image": i, "label": i, "label_name": CLASSES[i], "seed": SEED,
+                 "solver": repr(solver), "nfe": drawn.nfe}
+                for i in range(count)
+            ]  # fmt: skip
+        return pd.DataFrame(rows), {"samples": np.stack(pictures)}
+
+    def paper_values(self, id: str) -> pd.DataFrame:
+        """The values read off the paper's figure `id`: columns figure, panel, quantity, t, value, source."""
+        table = pd.read_csv(self.root / "reproduce" / "paper_values.csv")
+        return table[table["figure"] == id].reset_index(drop=True)
+
+    def artefact(
+        self,
+        id: str,
+        names: tuple[str, ...],
+        table: pd.DataFrame,
+        tables: dict[str, pd.DataFrame] | None = None,
+        arrays: dict[str, np.ndarray] | None = None,
+    ) -> Artefact:
+        """An artefact with this experiment's provenance. It has no date, so the same inputs write the same files."""
+        scale = self.scale
+        note = f"{scale.images} test images of CIFAR-10, {len(scale.grid.t0)} t0 and {scale.grid.pairs} pairs (t0, t1)"
+        if id == "samples":
+            note = f"Euler, {scale.sampling_steps} evaluations, seed {SEED}"
+        provenance = {
+            "profile": self.profile,
+            "note": f"{note}; profile {self.profile}",
+            "models": {name: self._identity(name) for name in names},
+            "test_data_sha256": self.test_images.hash,
+            "seed": SEED,
+            "torch": torch.__version__,
+            "device": self.device.type,
+        }
+        return Artefact(id, table, tables or {}, arrays or {}, provenance, figures_folder(self.root, id, self.profile))
+
+    @staticmethod
+    def first_images(arrays: dict[str, np.ndarray], count: int) -> dict[str, np.ndarray]:
+        """The same arrays with the first `count` images; `bias` has its images on the second axis."""
+        whole = {"pairs"}
+        return {k: v if k in whole else v[:, :count] if k == "bias" else v[:count] for k, v in arrays.items()}
+
+    def _context(self, name: str) -> Context:
+        batch = self.test_images.batch(range(self.scale.images), device=self.device)
+        checkpoint = None if name == REFERENCE else self.checkpoint(name)
+        extra = {} if checkpoint is None else {"interpolant": checkpoint.interpolant}
+        return Context(
+            self.reference if checkpoint is None else checkpoint.model, batch, self.scale.grid, name,
+            seed=SEED, chunk=self.scale.chunk, device=str(self.device), identity=self._identity(name), **extra,
+        )  # fmt: skip
+
+    def _identity(self, name: str) -> dict[str, Any]:
+        if name == REFERENCE:
+            return {"reference": "gaussian with channel covariance", "fitted_on_sha256": cifar10("train").hash}
+        card = self.checkpoint(name).card
+        training = {key: card.training.get(key) for key in ("steps", "seconds", "hardware")}
+        return {"checkpoint": card.name, "sha256": card.sha256, "weights": card.weights, **training}
+
+
+def measure_checkpoint(path: Path, data: str, split: str, profile: str, results: Path, device: str = "auto") -> str:
+    """Measure any checkpoint on any data set; returns the crossings and the curves' key rows as text.
+
+    Raises DefarError when the images do not have the checkpoint's shape.
+    """
+    where, scale = resolve_device(device), SCALES[profile]
+    checkpoint, dataset = load_checkpoint(path, device=where), open_dataset(data, split)
+    if dataset.images.shape[1:] != checkpoint.shape:
+        raise DefarError(f"{data}: images are {dataset.images.shape[1:]}, {path} was trained on {checkpoint.shape}")
+    count = min(scale.images, len(dataset))
+    batch = dataset.batch(range(count), device=where)
+    known = checkpoint.card.network["num_classes"]
+    if batch.labels is not None and int(batch.labels.max()) >= known:
+        raise DefarError(f"{data}: label {int(batch.labels.max())} is unknown to {path}, which has {known} classes")
+    identity = {"sha256": checkpoint.card.sha256, "data_sha256": dataset.hash}
+    context = Context(
+        checkpoint.model, batch, scale.grid, checkpoint.card.name, checkpoint.interpolant,
+        seed=SEED, chunk=scale.chunk, device=str(where), identity=identity,
+    )  # fmt: skip
+    tables, new = Store(Path(results)).measure(Experiment.measurements, context)
+    curves = tables["pfr"].query("dc == 'without' and estimator == 'mean_of_ratios'")
+    wide = pd.concat([curves, tables["fel"]]).pivot(index="t", columns="quantity", values="value")
+    parts = [
+        f"{checkpoint.card.name} on {count} images of {data}, profile {profile}: "
+        + (f"measured {', '.join(new)}" if new else f"all of it still valid in {results}"),
+        wide.round(3).to_string(),
+        crossings(tables["pfr"]).round(3).to_string(index=False),
+        tables["maps"].round(3).to_string(index=False),
+    ]
+    return "\n\n".join(parts)

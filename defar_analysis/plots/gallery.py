@@ -1,0 +1,134 @@
+"""The gallery: one page that opens from disk and shows every figure with its numbers and where they come from."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from html import escape
+from pathlib import Path
+from urllib.parse import quote
+
+import numpy as np
+import pandas as pd
+
+from ..errors import DefarError
+from .style import replacing
+
+KEYS = ("id", "title")
+
+CSS = """
+:root { color-scheme: light dark; --text: #1c1c1c; --soft: #5c5c5c; --page: #fbfbf9; --card: #fff; --line: #ddd;
+  --link: #0a5fa8 }
+@media (prefers-color-scheme: dark) { :root { --text: #e8e8e6; --soft: #a5a5a0; --page: #161617; --card: #1f1f21;
+  --line: #38383b; --link: #7fbcf2 } }
+* { box-sizing: border-box }
+body { margin: 0 auto; padding: 1.5rem 1rem 4rem; max-width: 76rem; background: var(--page); color: var(--text);
+  font: 16px/1.5 system-ui, sans-serif }
+a { color: var(--link) }
+nav ul { display: flex; flex-wrap: wrap; gap: .3rem 1.2rem; padding: 0; list-style: none }
+section { margin: 1.5rem 0; padding: 1rem 1.25rem; background: var(--card); border: 1px solid var(--line);
+  border-radius: 8px }
+h2 { margin: 0 0 .3rem; font-size: 1.2rem }
+h2 span { margin-left: .5rem; color: var(--soft); font-size: .85rem; font-weight: normal }
+img { display: block; max-width: 100%; margin: .8rem auto; padding: .5rem; background: #fff; border-radius: 4px }
+.note { padding-left: .8rem; border-left: 3px solid var(--line); color: var(--soft) }
+.table { overflow-x: auto }
+table { border-collapse: collapse; font-size: .85rem; font-variant-numeric: tabular-nums }
+th, td { padding: .2rem .7rem; border-bottom: 1px solid var(--line); text-align: left; white-space: nowrap }
+td.number, th.number { text-align: right }
+details { margin-top: .7rem; color: var(--soft); font-size: .85rem }
+dl { display: grid; grid-template-columns: max-content 1fr; gap: .1rem 1rem; margin: .4rem 0 }
+dd { margin: 0; overflow-wrap: anywhere }
+"""
+
+
+def write(folder: Path, entries: Sequence[Mapping], title: str = "Figures") -> Path:
+    """Write folder/index.html and return its path.
+
+    Each entry: id and title; and, where there are any, paper ("Fig. 3"), caption, png, pdf, csv (paths, relative ones
+    within `folder`), numbers (a DataFrame), provenance (a dict) and note. Raises DefarError for a file that is missing.
+    """
+    folder = Path(folder)
+    for entry in entries:
+        for key in KEYS:
+            if key not in entry:
+                raise DefarError(f"a gallery entry has no {key!r}; it has: {', '.join(map(str, entry)) or 'nothing'}")
+    contents = "".join(f'<li><a href="#{_anchor(e["id"])}">{escape(str(e["title"]))}</a></li>' for e in entries)
+    page = (
+        '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+        f"<title>{escape(title)}</title>\n<style>{CSS}</style>\n</head>\n<body>\n<h1>{escape(title)}</h1>\n"
+        f'<nav aria-label="Figures"><ul>{contents}</ul></nav>\n<main>\n'
+        + "\n".join(_section(folder, entry) for entry in entries)
+        + "\n</main>\n</body>\n</html>\n"
+    )
+    path = folder / "index.html"
+    with replacing(path) as beside:
+        beside.write_text(page, encoding="utf-8", newline="\n")
+    return path
+
+
+def _section(folder: Path, entry: Mapping) -> str:
+    heading = escape(str(entry["title"]))
+    paper = f"<span>{escape(str(entry['paper']))} of the paper</span>" if entry.get("paper") else ""
+    parts = [f'<section id="{_anchor(entry["id"])}">\n<h2>{heading}{paper}</h2>']
+    if entry.get("caption"):
+        parts.append(f"<p>{escape(str(entry['caption']))}</p>")
+    links = {kind: _link(folder, entry[kind]) for kind in ("png", "pdf", "csv") if entry.get(kind)}
+    if "png" in links:
+        parts.append(f'<a href="{links["png"]}"><img src="{links["png"]}" alt="{heading}" loading="lazy"></a>')
+    if links:
+        files = " · ".join(f'<a href="{link}">{kind.upper()}</a>' for kind, link in links.items())
+        parts.append(f"<p>{files}</p>")
+    if entry.get("note"):
+        parts.append(f'<p class="note">{escape(str(entry["note"]))}</p>')
+    if entry.get("numbers") is not None:
+        parts.append(_table(entry["numbers"]))
+    if entry.get("provenance"):
+        listed = _definitions(entry["provenance"])
+        parts.append(f"<details><summary>Where this comes from</summary>{listed}</details>")
+    return "\n".join(parts) + "\n</section>"
+
+
+def _definitions(values: Mapping) -> str:
+    rows = []
+    for key, value in values.items():
+        shown = _definitions(value) if isinstance(value, Mapping) else escape(str(value))
+        rows.append(f"<dt>{escape(str(key))}</dt><dd>{shown}</dd>")
+    return f"<dl>{''.join(rows)}</dl>"
+
+
+def _anchor(name: object) -> str:
+    # An id in HTML holds no spaces; quoting also makes it the same in the link and at its target.
+    return escape("".join(c if c.isalnum() or c in "-_." else "-" for c in str(name)))
+
+
+def _link(folder: Path, path: Path | str) -> str:
+    """A relative link, so that the folder can be moved or sent as a whole."""
+    full = Path(path) if Path(path).is_absolute() else folder / path
+    if not full.is_file():
+        raise DefarError(f"the gallery would link to {str(full)!r}, which does not exist")
+    return escape(quote(Path(os.path.relpath(full, folder.absolute())).as_posix()))
+
+
+def _table(frame: pd.DataFrame) -> str:
+    mark = [' class="number"' if pd.api.types.is_numeric_dtype(kind) else "" for kind in frame.dtypes]
+    head = "".join(f"<th{kind}>{escape(str(name))}</th>" for kind, name in zip(mark, frame.columns, strict=True))
+    lines = []
+    for row in frame.itertuples(index=False, name=None):
+        cells = "".join(f"<td{kind}>{escape(_text(value))}</td>" for kind, value in zip(mark, row, strict=True))
+        lines.append(f"<tr>{cells}</tr>")
+    body = "\n".join(lines)
+    return f'<div class="table"><table>\n<thead><tr>{head}</tr></thead>\n<tbody>\n{body}\n</tbody></table></div>'
+
+
+def _text(value: object) -> str:
+    """Three significant digits, whole numbers as they are, a dash for nothing."""
+    if value is None or value is pd.NA:
+        return "–"
+    if not isinstance(value, (float, np.floating)):
+        return str(value)
+    if np.isnan(value):
+        return "–"
+    whole = np.isfinite(value) and abs(value) < 1e6 and (abs(value) >= 1000 or value == int(value))
+    return f"{value:.0f}" if whole else f"{value:.3g}"

@@ -1,0 +1,46 @@
+"""What a number came from: code, machine and inputs, as plain values that ride with every result."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import platform
+import subprocess
+from pathlib import Path
+from typing import Any
+
+from . import __version__
+
+
+def environment(device: str = "cpu") -> dict[str, Any]:
+    """Versions, commit and hardware of this process."""
+    import torch
+
+    return {
+        "defar_analysis": __version__,
+        "commit": git_commit(Path(__file__).parent),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "device": device,
+        "machine": platform.machine(),
+        "threads": torch.get_num_threads(),
+    }
+
+
+def git_commit(folder: Path) -> str | None:
+    """The commit that `folder` is at, with "+" where files differ from it; None outside a repository."""
+    try:
+        run = ["git", "-C", str(folder), "describe", "--always", "--abbrev=12", "--dirty=+"]
+        return subprocess.run(run, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return None
+
+
+def digest(value: Any) -> str:
+    """A short name for plain values: equal values, equal name."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def files_digest(files: list[Path]) -> str:
+    """A short name for the contents of files; a missing file counts as such."""
+    return digest([hashlib.sha256(f.read_bytes()).hexdigest() if f.is_file() else None for f in files])
