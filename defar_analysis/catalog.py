@@ -212,13 +212,13 @@ def _plot_fig5(a: Artefact):
 def _plot_fig9(a: Artefact):
     from .plots import maps
 
-    return maps.plot(a.table, a.arrays, note=a.provenance["note"])
+    return maps.plot(a.table, a.arrays, model="SiT", names=a.provenance["classes"], note=a.provenance["note"])
 
 
 def _plot_samples(a: Artefact):
     from .plots import samples
 
-    return samples.plot(a.table, a.arrays)
+    return samples.plot(a.table, a.arrays, note=a.provenance["note"])
 
 
 _ENTRIES = (

@@ -136,6 +136,7 @@ class Experiment:
             "note": f"{note}; profile {self.profile}",
             "models": {name: self._identity(name) for name in names},
             "test_data_sha256": self.test_images.hash,
+            "classes": CLASSES,
             "seed": SEED,
             "torch": torch.__version__,
             "device": self.device.type,

@@ -87,6 +87,7 @@ def _run_notebook(root: Path, profile: str, device: str, name: str) -> None:
         papermill.execute_notebook(
             root / "notebooks" / name, copy, {"profile": profile, "device": device, "root": str(root)},
             kernel_name="python3", cwd=str(root), progress_bar=False,
+            extra_arguments=["--IPKernelApp.log_level=40"],  # no warning about its local socket
         )  # fmt: skip
     except PapermillExecutionError as error:
         raise DefarError(f"{name} failed: {error.ename}: {error.evalue}; open {copy} to see where") from None

@@ -20,6 +20,19 @@ from ..errors import DefarError
 CURVE_COLUMNS = ["model", "quantity", "dc", "estimator", "t", "value", "low", "high", "n"]
 
 
+class Arrays(dict):
+    """Arrays by name, in a table's attrs["arrays"]: what a figure shows beyond the table.
+
+    pandas copies and compares attrs in every operation; the identity of this object is all that it may look at.
+    """
+
+    __eq__ = object.__eq__
+    __hash__ = object.__hash__
+
+    def __deepcopy__(self, memo) -> Arrays:
+        return self
+
+
 @dataclass(frozen=True)
 class TimeGrid:
     """Starts t0 of simulated steps and, for each, the ends t1 > t0. `last` is looked at without a step.

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from ..core.objectives.defar import BiasMap, BiasNorm, compensated_loss, normalized_bias_map
-from .base import CURVE_COLUMNS, AtPair, AtTime, Context, curve_rows, measure
+from .base import CURVE_COLUMNS, Arrays, AtPair, AtTime, Context, curve_rows, measure
 from .spectral import CUTOFF, frequency_emphasis, saliency_masks
 from .statistics import mean_interval, resampling_weights
 
@@ -80,5 +80,5 @@ class _Emphasis:
             for quantity, values in curves.items()
         ]
         table = pd.concat(rows, ignore_index=True)[CURVE_COLUMNS]
-        table.attrs["arrays"] = {"fel": fel, "t": np.asarray(self.ctx.grid.t0)}
+        table.attrs["arrays"] = Arrays(fel=fel, t=np.asarray(self.ctx.grid.t0))
         return table

@@ -9,7 +9,7 @@ import pandas as pd
 import torch
 
 from ..errors import DefarError
-from .base import CURVE_COLUMNS, AtPair, AtTime, Context, curve_rows, measure
+from .base import CURVE_COLUMNS, Arrays, AtPair, AtTime, Context, curve_rows, measure
 from .spectral import CUTOFF, band_energies
 from .statistics import first_crossing, mean_interval, ratio_interval, resampling_weights, weights_mean
 
@@ -68,7 +68,7 @@ class _Energies:
         arrays = {name: np.concatenate(parts) for name, parts in self.chunks.items()}
         arrays["t"] = np.asarray(self.ctx.grid.times)
         table = pfr_table(self.ctx.name, arrays)
-        table.attrs["arrays"] = arrays
+        table.attrs["arrays"] = Arrays(arrays)
         return table
 
     def _energies(self, v) -> np.ndarray:

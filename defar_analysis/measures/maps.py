@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ..core.codecs import PixelCodec
-from .base import AtPair, AtTime, Context, measure
+from .base import Arrays, AtPair, AtTime, Context, measure
 from .spectral import CUTOFF, high_pass, low_pass
 from .statistics import mean_interval, resampling_weights
 
@@ -74,7 +74,7 @@ class _Maps:
                 pair = (grid.t0[i], grid.t1[i][j])
                 rows.append((self.ctx.name, quantity, *pair, value[k], low[k], high[k], self.ctx.count))
         table = pd.DataFrame(rows, columns=["model", "quantity", "t0", "t1", "value", "low", "high", "n"])
-        table.attrs["arrays"] = self._arrays()
+        table.attrs["arrays"] = Arrays(self._arrays())
         return table
 
     def _arrays(self) -> dict[str, np.ndarray]:

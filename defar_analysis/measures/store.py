@@ -16,7 +16,7 @@ import pandas as pd
 
 from ..core.checkpoints import file_sha256, replaced
 from ..provenance import digest, environment
-from .base import Context, Measurement, measure
+from .base import Arrays, Context, Measurement, measure
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ class Store:
                     raise ValueError(f"{name} does not match its checksum")
             table = pd.read_parquet(stem.with_suffix(".parquet"))
             with np.load(stem.with_suffix(".npz"), allow_pickle=False) as arrays:
-                table.attrs = {"arrays": dict(arrays), "forwards": record["forwards"]}
+                table.attrs = {"arrays": Arrays(arrays), "forwards": record["forwards"]}
         except (ValueError, KeyError, OSError, zipfile.BadZipFile) as error:
             print(f"{note}: cannot be trusted ({' '.join(str(error).split())[:100]}); measuring again", file=sys.stderr)
             return None

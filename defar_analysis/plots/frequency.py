@@ -92,25 +92,22 @@ def crossing_note(crossings: pd.DataFrame | None) -> str:
 def draw_pfr(ax: Axes, df: pd.DataFrame, quantity: str, paper: pd.DataFrame | None = None,
              crossings: pd.DataFrame | None = None, *, style: Style = PAPER, dc: str = "without",
              estimator: str = "mean_of_ratios", target: bool = True, figure: str | None = None) -> float:  # fmt: skip
-    """PFR over t (Eq. 12), one curve per model, on one axes; `pfr_bias` spans decades and gets a logarithmic axis.
+    """PFR over t (Eq. 12), one curve per model, on one axes; a ratio that spans decades has a logarithmic axis.
 
     paper: hollow markers, only rows of `figure` where that is given. crossings: where a curve meets the target's;
     returns the points of height that their numbers take above the axes (0 without), for the title to clear.
     """
     require(df, CURVES, "the curves table")
     rows = select(df, "the curves table", quantity=quantity, dc=dc, estimator=estimator)
-    if quantity == "pfr_bias":
-        ax.set_yscale("log", nonpositive="clip")
-        ax.yaxis.set_major_locator(LogLocator(subs=(1.0,)))
-        ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-        ax.yaxis.set_minor_formatter(NullFormatter())
+    ax.set_yscale("log", nonpositive="clip")
+    ax.yaxis.set_major_locator(LogLocator(subs=(1.0,) if quantity == "pfr_bias" else (1.0, 2.0, 5.0)))
+    ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    ax.yaxis.set_minor_formatter(NullFormatter())
     for model in ordered_models(rows["model"]):
         interval_curve(ax, rows[rows["model"] == model], style, style.line(model), model)
     if target:
         draw_target(ax, df, style, dc=dc, estimator=estimator)
     paper_points(ax, paper, quantity, style, figure)
-    if quantity != "pfr_bias":
-        ax.set_ylim(bottom=0.0)  # a ratio: zero is where no low frequency is left
     time_axis(ax)
     ax.set_ylabel("PFR, low / high energy")
     if crossings is None:

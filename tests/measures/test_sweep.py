@@ -1,6 +1,7 @@
 """The shared sweep and its reducers, against direct computation with the public functions."""
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
@@ -218,3 +219,9 @@ def test_a_broken_model_is_named():
         PFR().run(context(lambda x, t, labels=None: x / 0, name="mine"))
     with pytest.raises(DefarError, match="distinct names"):
         measure([PFR(), PFR(cutoff=0.1)], context())
+
+
+def test_tables_with_arrays_can_be_joined():
+    tables = [PFR().run(context(name=name)) for name in ("a", "b", "c")]
+    assert len(pd.concat(tables)) == sum(map(len, tables))
+    assert tables[0].copy().attrs["arrays"] is tables[0].attrs["arrays"]

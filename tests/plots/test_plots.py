@@ -122,8 +122,7 @@ def test_curves_are_the_tables_values_of_that_reading(curves, dc, estimator):
         np.testing.assert_array_equal(
             line_of(ax, "target").get_ydata(), rows_of(curves, "SiT", "pfr_target", dc, estimator)["value"]
         )
-    assert figure.axes[0].get_yscale() == "linear"
-    assert figure.axes[1].get_yscale() == "log"
+    assert [ax.get_yscale() for ax in figure.axes] == ["log", "log"]
 
 
 def test_interval_reaches_from_low_to_high(curves):

@@ -1,0 +1,528 @@
+"""Training on a tiny data set: a run that is stopped, killed or damaged ends where an uninterrupted one ends."""
+
+import dataclasses
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from defar_analysis.config import dump_toml, from_table
+from defar_analysis.core import training
+from defar_analysis.core.checkpoints import CARD, WEIGHTS, load_checkpoint
+from defar_analysis.core.datasets import ImageDataset, npz_dataset
+from defar_analysis.core.ema import Ema
+from defar_analysis.core.objectives import FlowMatching
+from defar_analysis.core.recipes import Data, Network, Optimizer, Recipe
+from defar_analysis.core.training import CHECKPOINT, LOG, PREVIOUS, RECIPE, STATE, TrainingRun, main, train
+
+ROOT = Path(__file__).parents[2]
+IMAGES, CLASSES = 64, 3
+DEFAR = {"name": "defar", "label_dropout": 0.2}
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    """64 smooth images of 8 x 8 in three classes."""
+    rng = np.random.default_rng(0)
+    place = np.linspace(0, 1, 8)
+    slope = rng.uniform(-100, 100, (IMAGES, 1, 1, 3))
+    images = 128 + slope * (place[:, None, None] - 0.5) + rng.normal(0, 10, (IMAGES, 8, 8, 3))
+    file = tmp_path_factory.mktemp("data") / "tiny.npz"
+    np.savez(file, arr_0=images.clip(0, 255).astype(np.uint8), arr_1=np.arange(IMAGES) % CLASSES)
+    return file
+
+
+@pytest.fixture
+def recipe(data):
+    """recipe(**changes): 12 steps of DEFAR on a tiny SiT, saved every 5, logged every 2."""
+
+    def make(**changes):
+        options = {"patch_size": 4, "hidden_size": 16, "depth": 1, "num_heads": 2}
+        return Recipe(**{
+            "name": "tiny", "steps": 12, "global_batch": 24, "seed": 3, "data": Data(str(data)),
+            "network": Network(size="", options=options), "objective": DEFAR,
+            "optimizer": Optimizer(lr=3e-3, warmup=4), "log_every": 2, "save_every": 5, **changes,
+        })  # fmt: skip
+
+    return make
+
+
+@pytest.fixture
+def recipe_file(recipe, tmp_path):
+    """The path of recipe(**changes) as a file."""
+
+    def write(**changes):
+        file = tmp_path / "recipe-of-a-test.toml"
+        file.write_text(dump_toml(dataclasses.asdict(recipe(**changes))), encoding="utf-8")
+        return file
+
+    return write
+
+
+class Killed(Exception):
+    pass
+
+
+@pytest.fixture
+def kill_at(monkeypatch):
+    """kill_at(n, act): act() at the end of step n (from 0); with n = None never again."""
+
+    def arm(step, act):
+        def update(self, model, now):
+            plain(self, model, now)
+            if now == step:
+                act()
+
+        monkeypatch.setattr(Ema, "update", update)
+
+    plain = Ema.update
+    return arm
+
+
+def kill():
+    raise Killed
+
+
+def same(a, b):
+    """Equal bit for bit, through nested dicts and lists."""
+    if isinstance(a, torch.Tensor):
+        return torch.equal(a, b)
+    if isinstance(a, dict):
+        return a.keys() == b.keys() and all(same(a[key], b[key]) for key in a)
+    if isinstance(a, list | tuple):
+        return len(a) == len(b) and all(map(same, a, b))
+    return a == b
+
+
+def assert_same_end(folder, other):
+    """Network, average, optimizer and exported weights of two finished runs are equal bit for bit."""
+    states = [torch.load(f / STATE, weights_only=True) for f in (folder, other)]
+    for key in ("step", "model", "ema", "optimizer"):
+        assert same(states[0][key], states[1][key]), key
+    assert (folder / CHECKPOINT / WEIGHTS).read_bytes() == (other / CHECKPOINT / WEIGHTS).read_bytes()
+
+
+def log_of(folder):
+    return [json.loads(line) for line in (folder / LOG).read_text(encoding="utf-8").splitlines()]
+
+
+def steps_in_log(folder):
+    return [record["step"] for record in log_of(folder)]
+
+
+EVERY_SECOND = [2, 4, 6, 8, 10, 12]
+
+
+@pytest.fixture
+def straight(recipe, tmp_path):
+    """The folder of the 12 steps without any interruption."""
+    train(recipe(), tmp_path / "straight")
+    return tmp_path / "straight"
+
+
+@pytest.fixture
+def killed_at_8(recipe, tmp_path, kill_at):
+    """A folder whose run was killed in its eighth step, last saved after the fifth."""
+    kill_at(7, kill)
+    with pytest.raises(Killed):
+        train(recipe(), tmp_path / "killed")
+    kill_at(None, kill)
+    assert torch.load(tmp_path / "killed" / STATE, weights_only=True)["step"] == 5
+    return tmp_path / "killed"
+
+
+# --- a run from its beginning to its end ---
+
+
+def test_a_run_leaves_recipe_log_states_and_a_checkpoint(straight, recipe, data):
+    assert {f.name for f in straight.iterdir()} == {RECIPE, LOG, STATE, PREVIOUS, CHECKPOINT}
+    assert steps_in_log(straight) == EVERY_SECOND
+    for record in log_of(straight):
+        assert record.keys() == {"step", "loss", "fm", "adr", "fc", "gradient_norm", "seconds"}
+        assert record["loss"] == pytest.approx(10 * record["adr"] + record["fc"], rel=1e-5)
+    card = load_checkpoint(straight / CHECKPOINT).card
+    assert (card.name, card.weights, card.interpolant) == ("tiny", "ema", "linear")
+    assert card.data["sha256"] == npz_dataset(data).hash and card.data["classes"] == CLASSES
+    assert card.training["steps"] == 12 and card.training["forwards_per_step"] == 3
+    assert card.training["recipe"]["optimizer"]["lr"] == 3e-3
+    assert from_table(Recipe, card.training["recipe"], "card") == recipe()
+
+
+def test_the_checkpoint_is_the_average_and_not_the_raw_network(straight):
+    loaded = load_checkpoint(straight / CHECKPOINT).model.state_dict()
+    state = torch.load(straight / STATE, weights_only=True)
+    for name, tensor in loaded.items():
+        assert torch.equal(tensor, state["ema"][name].half().float())
+    assert not same(state["ema"], state["model"])
+
+
+def test_training_twice_gives_the_same_and_another_seed_another(recipe, straight, tmp_path):
+    torch.manual_seed(99)  # whatever the global generator was before
+    train(recipe(), tmp_path / "again")
+    assert_same_end(straight, tmp_path / "again")
+    train(recipe(seed=4), tmp_path / "other")
+    assert (straight / CHECKPOINT / WEIGHTS).read_bytes() != (tmp_path / "other" / CHECKPOINT / WEIGHTS).read_bytes()
+
+
+def test_every_epoch_shows_every_image_once_in_another_order(recipe, tmp_path, monkeypatch):
+    seen, plain = [], ImageDataset.batch
+
+    def batch(self, indices, **options):
+        seen.extend(indices.tolist())
+        return plain(self, indices, **options)
+
+    monkeypatch.setattr(ImageDataset, "batch", batch)
+    train(recipe(steps=8), tmp_path / "run")  # 8 batches of 24 are three epochs of 64
+    epochs = [seen[i : i + IMAGES] for i in range(0, 3 * IMAGES, IMAGES)]
+    assert all(sorted(epoch) == list(range(IMAGES)) for epoch in epochs)
+    assert epochs[0] != epochs[1] != epochs[2] != epochs[0]
+
+
+def test_a_batch_may_be_larger_than_the_data(recipe, tmp_path, monkeypatch):
+    seen, plain = [], ImageDataset.batch
+
+    def batch(self, indices, **options):
+        seen.extend(indices.tolist())
+        return plain(self, indices, **options)
+
+    monkeypatch.setattr(ImageDataset, "batch", batch)
+    train(recipe(steps=1, global_batch=2 * IMAGES), tmp_path / "run")
+    assert sorted(seen[:IMAGES]) == sorted(seen[IMAGES:]) == list(range(IMAGES))
+
+
+def test_the_rate_warms_up_linearly(recipe, data):
+    run, rates = TrainingRun(recipe(), npz_dataset(data)), []
+    for _ in range(6):
+        run.advance()
+        rates.append(run.optimizer.param_groups[0]["lr"])
+    assert rates == pytest.approx([3e-3 * share for share in (0.25, 0.5, 0.75, 1, 1, 1)], rel=1e-12)
+
+
+def test_the_first_steps_can_train_flow_matching(recipe, tmp_path):
+    """They are those of a flow-matching run of that length; then the objective takes over."""
+    train(recipe(flow_matching_steps=4, steps=6), tmp_path / "both")
+    log = log_of(tmp_path / "both")
+    assert ["adr" in record for record in log] == [False, False, True]
+    assert log[0]["loss"] == log[0]["fm"]
+    plain = recipe(objective={"name": "flow_matching", "label_dropout": 0.2}, steps=6)
+    train(plain, tmp_path / "plain")
+    for a, b in zip(log[:2], log_of(tmp_path / "plain")[:2], strict=True):
+        assert {**a, "seconds": 0} == {**b, "seconds": 0}
+
+
+def test_the_average_is_as_good_as_the_network_after_a_short_run(recipe, data):
+    """A decay of 0.9999 would still hold 95 % of the initial weights."""
+    dataset = npz_dataset(data)
+    objective = {"name": "flow_matching", "label_dropout": 0.1}
+    run = TrainingRun(recipe(steps=500, objective=objective, optimizer=Optimizer(lr=2e-3)), dataset)
+    batch = dataset.batch(torch.arange(IMAGES).repeat(8))
+    draw = FlowMatching().draw(batch, torch.Generator().manual_seed(0))
+
+    @torch.no_grad()
+    def loss(model):
+        return FlowMatching()(model, draw).total.item()
+
+    start = loss(run.model)
+    for _ in range(500):
+        run.advance()
+    assert loss(run.model) < 0.7 * start
+    assert loss(run.ema.model) <= 1.1 * loss(run.model)
+
+
+# --- conditions ---
+
+
+@pytest.mark.parametrize("class_conditional", [True, False])
+def test_labels_reach_the_network_only_where_the_recipe_says(recipe, data, class_conditional):
+    run = TrainingRun(recipe(data=Data(str(data), class_conditional=class_conditional)), npz_dataset(data))
+    assert run.model.num_classes == (CLASSES if class_conditional else 1)
+    seen = []
+    run.model.register_forward_pre_hook(lambda model, inputs: seen.append(inputs[2]))
+    for _ in range(3):
+        run.advance()
+    labels = {label for batch in seen if batch is not None for label in batch.tolist()}
+    assert labels == {0, 1, 2, 3} if class_conditional else labels <= {0, 1}
+    card = run.card()
+    assert card.data["class_conditional"] == class_conditional and card.data["classes"] == run.model.num_classes
+
+
+def test_an_unconditional_network_trains_what_no_labels_evaluates(recipe, data):
+    objective = {"name": "flow_matching"}
+    run = TrainingRun(recipe(objective=objective, data=Data(str(data), class_conditional=False)), npz_dataset(data))
+    table = run.model.y_embedder.embedding_table.weight
+    before = table.detach().clone()
+    for _ in range(3):
+        run.advance()
+    assert not torch.equal(table[run.model.num_classes], before[run.model.num_classes])
+
+
+def test_data_without_labels_trains(recipe, tmp_path, data):
+    with np.load(data) as file:
+        np.savez(tmp_path / "bare.npz", arr_0=file["arr_0"])
+    folder = train(recipe(steps=2, data=Data(str(tmp_path / "bare.npz"))), tmp_path / "run")
+    assert load_checkpoint(folder).card.data["classes"] == 1
+
+
+# --- stopping and going on ---
+
+
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
+def test_a_stopped_run_saves_and_goes_on_to_the_same_end(recipe, straight, tmp_path, kill_at, signum):
+    before = signal.getsignal(signum)
+    kill_at(6, lambda: os.kill(os.getpid(), signum))
+    folder = tmp_path / "stopped"
+    with pytest.raises(training.Interrupted, match="step 7 of 12"):
+        train(recipe(), folder)
+    assert torch.load(folder / STATE, weights_only=True)["step"] == 7
+    assert not (folder / CHECKPOINT).exists()
+    assert signal.getsignal(signum) is before
+    kill_at(None, kill)
+    assert train(recipe(), folder) == folder / CHECKPOINT
+    assert_same_end(folder, straight)
+    assert steps_in_log(folder) == EVERY_SECOND
+
+
+def test_a_killed_run_loses_nothing_before_its_last_save(recipe, straight, killed_at_8):
+    train(recipe(), killed_at_8)
+    assert_same_end(killed_at_8, straight)
+    assert steps_in_log(killed_at_8) == EVERY_SECOND
+
+
+def test_a_line_cut_short_leaves_the_log_without_gaps_or_doubles(recipe, killed_at_8):
+    with open(killed_at_8 / LOG, "a", encoding="utf-8") as log:
+        log.write('{"step": 6, "loss": 1.0}\n{"step": 8, "lo')
+    train(recipe(), killed_at_8)
+    assert steps_in_log(killed_at_8) == EVERY_SECOND
+
+
+def test_the_log_of_a_resumed_run_holds_the_same_means(recipe, straight, killed_at_8):
+    """The run was saved between two lines of the log."""
+    train(recipe(), killed_at_8)
+    for a, b in zip(log_of(straight), log_of(killed_at_8), strict=True):
+        assert {**a, "seconds": 0} == {**b, "seconds": 0}
+
+
+def test_a_kill_while_saving_leaves_the_state_before(recipe, straight, tmp_path, monkeypatch):
+    folder, plain, calls = tmp_path / "killed", torch.save, []
+
+    def save(state, path):
+        calls.append(state["step"])
+        if state["step"] == 10:
+            Path(path).write_bytes(b"half")
+            raise Killed
+        plain(state, path)
+
+    monkeypatch.setattr(training.torch, "save", save)
+    with pytest.raises(Killed):
+        train(recipe(), folder)
+    assert torch.load(folder / STATE, weights_only=True)["step"] == 5
+    assert {f.name for f in folder.iterdir()} == {RECIPE, LOG, STATE}
+    monkeypatch.setattr(training.torch, "save", plain)
+    train(recipe(), folder)
+    assert_same_end(folder, straight)
+
+
+def test_a_corrupt_state_is_kept_aside_and_the_one_before_goes_on(recipe, straight, tmp_path, kill_at, capsys):
+    kill_at(10, kill)
+    folder = tmp_path / "killed"
+    with pytest.raises(Killed):
+        train(recipe(), folder)
+    kill_at(None, kill)
+    whole = (folder / STATE).read_bytes()
+    broken = whole[: len(whole) // 2]
+    (folder / STATE).write_bytes(broken)
+    capsys.readouterr()
+    train(recipe(), folder)
+    (line,) = capsys.readouterr().err.splitlines()
+    assert str(folder / STATE) in line and "state.corrupt" in line
+    assert (folder / "state.corrupt").read_bytes() == broken
+    assert_same_end(folder, straight)
+    assert steps_in_log(folder) == EVERY_SECOND
+
+
+@pytest.mark.parametrize("content", [b"", b"no state"])
+def test_without_a_readable_state_the_run_starts_again(recipe, straight, killed_at_8, content, capsys):
+    (killed_at_8 / STATE).write_bytes(content)
+    train(recipe(), killed_at_8)
+    assert "cannot be read" in capsys.readouterr().err
+    assert_same_end(killed_at_8, straight)
+    assert steps_in_log(killed_at_8) == EVERY_SECOND
+
+
+def test_a_finished_run_is_not_trained_again(recipe, straight, monkeypatch, capsys):
+    before = (straight / CHECKPOINT / WEIGHTS).read_bytes()
+    monkeypatch.setattr(TrainingRun, "advance", kill)
+    assert train(recipe(), straight) == straight / CHECKPOINT
+    assert "already trained" in capsys.readouterr().err
+    assert (straight / CHECKPOINT / WEIGHTS).read_bytes() == before
+
+
+@pytest.mark.parametrize("left", [(), (WEIGHTS,), (CARD,)])
+def test_a_finished_run_killed_before_its_checkpoint_writes_it_again(recipe, straight, tmp_path, left):
+    weights = (straight / CHECKPOINT / WEIGHTS).read_bytes()
+    for name in {WEIGHTS, CARD} - set(left):
+        (straight / CHECKPOINT / name).unlink()
+    folder = train(recipe(), straight)
+    assert (folder / WEIGHTS).read_bytes() == weights
+    assert load_checkpoint(folder).card.training["forwards_per_step"] == 3
+
+
+def test_a_finished_run_without_a_checkpoint_folder_writes_it_again(recipe, straight):
+    weights = (straight / CHECKPOINT / WEIGHTS).read_bytes()
+    for file in (straight / CHECKPOINT).iterdir():
+        file.unlink()
+    (straight / CHECKPOINT).rmdir()
+    folder = train(recipe(), straight)
+    assert (folder / WEIGHTS).read_bytes() == weights
+    assert load_checkpoint(folder).card.training["steps"] == 12
+
+
+# --- what is refused ---
+
+
+def test_another_recipe_in_the_same_folder_is_refused(recipe, straight, refuses):
+    before = {f: f.read_bytes() for f in straight.rglob("*") if f.is_file()}
+    refuses(lambda: train(recipe(seed=5), straight), straight, "seed")
+    refuses(lambda: train(recipe(objective={"name": "flow_matching"}), straight), straight, "objective")
+    assert {f: f.read_bytes() for f in straight.rglob("*") if f.is_file()} == before
+
+
+def test_a_recipe_that_cannot_start_does_not_claim_its_folder(recipe, tmp_path, refuses):
+    """Otherwise the mended recipe is refused as another one."""
+    refuses(lambda: train(recipe(objective={"name": "defar", "beta9": 1.0}), tmp_path / "run"), "beta9")
+    refuses(lambda: train(recipe(network=Network(size="", options={"dept": 1})), tmp_path / "run"), "dept")
+    train(recipe(steps=1), tmp_path / "run")
+
+
+def test_a_loss_that_is_not_finite_is_named_and_the_last_state_stays(recipe, tmp_path, refuses):
+    """A rate of 1e30 in the first step makes the second one overflow."""
+    wild = recipe(optimizer=Optimizer(lr=1e30), save_every=1)
+    message = refuses(lambda: train(wild, tmp_path / "run"), "step 2", "state is kept")
+    assert message.startswith(("step 2: fm is nan", "step 2: fm is inf"))
+    state = torch.load(tmp_path / "run" / STATE, weights_only=True)
+    assert state["step"] == 1
+    assert all(tensor.isfinite().all() for tensor in state["model"].values())
+
+
+@pytest.mark.parametrize("name", ["adr", "fc", "fm"])
+def test_the_term_that_is_not_finite_is_the_one_that_is_named(recipe, data, monkeypatch, name, refuses):
+    run = TrainingRun(recipe(), npz_dataset(data))
+    before = {key: value.clone() for key, value in run.model.state_dict().items()}
+    plain = type(run.objective).__call__
+
+    def broken(self, model, draw):
+        loss = plain(self, model, draw)
+        terms = {**loss.terms, name: loss.terms[name] * torch.inf}
+        return dataclasses.replace(loss, total=loss.total * torch.inf, terms=terms)
+
+    monkeypatch.setattr(type(run.objective), "__call__", broken)
+    refuses(run.advance, f"step 1: {name} is ")
+    assert run.step == 0 and same(dict(run.model.state_dict()), before)
+
+
+# --- the command line ---
+
+
+def command(*arguments):
+    return [str(argument) for argument in arguments]
+
+
+def test_the_command_trains_and_prints_the_checkpoint(recipe_file, recipe, straight, tmp_path, capsys):
+    assert main(command(recipe_file(steps=3), "--out", tmp_path / "run", "--set", "steps=12")) == 0
+    assert capsys.readouterr().out == f"{tmp_path / 'run' / CHECKPOINT}\n"
+    assert_same_end(tmp_path / "run", straight)
+
+
+@pytest.mark.parametrize(
+    ("settings", "part"),
+    [
+        (["stpes=3"], "did you mean 'steps'"),
+        (["steps"], "KEY=VALUE"),
+        (["steps=0"], "steps = 0"),
+        (["steps=many"], "int"),
+        (["flow_matching_steps=13"], "flow_matching_steps"),
+        (["interpolant=cubic"], "linear, gvp, vp"),
+        (["precision=float16"], "'bf16'"),
+        (["data.name=nowhere.npz"], "nowhere.npz"),
+        (["data.image_size=16"], "16"),
+        (["network.family=gan"], "'gan'"),
+        (["network.size=H/2"], "'H/2'"),
+        (["network.size=Ti/4"], "patch_size"),
+        (["network.options.patch_size=3"], "patch_size"),
+        (["network.options.num_heads=0"], "num_heads"),
+        (["objective.name=magic"], "'magic'"),
+        (["objective.bias_norm=l3"], "'l3'"),
+        (["objective.label_dropout=2.0"], "label_dropout"),
+        (["objective.steps=0"], "steps"),
+        (["optimizer.lr=-1.0"], "lr"),
+        (["optimizer.betas=[0.9]"], "betas"),
+        (["optimizer.betas=[0.9, 2.0]"], "betas"),
+        (["optimizer.weight_decay=-1.0"], "weight_decay"),
+        (["ema_decay=1.5"], "ema_decay"),
+    ],
+    ids=lambda value: value[0] if isinstance(value, list) else "",
+)
+def test_mistakes_in_a_recipe_end_in_one_line_and_status_2(recipe_file, tmp_path, capsys, settings, part):
+    options = [word for setting in settings for word in ("--set", setting)]
+    assert main(command(recipe_file(), "--out", tmp_path / "run", *options)) == 2
+    streams = capsys.readouterr()
+    (line,) = streams.err.splitlines()
+    assert line.startswith("error: ") and part in line and streams.out == ""
+
+
+def test_other_mistakes_end_in_one_line_and_status_2(recipe_file, tmp_path, capsys):
+    (tmp_path / "a-file").write_text("")
+    (tmp_path / "broken.toml").write_text("steps = ")
+    for arguments, part in [
+        ((tmp_path / "none.toml",), "none.toml"),
+        ((tmp_path / "broken.toml",), "broken.toml"),
+        ((recipe_file(), "--out", tmp_path / "a-file"), "a-file"),
+        ((recipe_file(), "--out", tmp_path / "a-file" / "below"), "a-file"),
+        ((recipe_file(), "--out", tmp_path / "run", "--device", "toaster"), "toaster"),
+    ]:
+        assert main(command(*arguments)) == 2
+        (line,) = capsys.readouterr().err.splitlines()
+        assert line.startswith("error: ") and part in line
+
+
+def test_training_needs_no_progress_bar(recipe, tmp_path, monkeypatch):
+    """tqdm is not among the core's dependencies."""
+    monkeypatch.setitem(sys.modules, "tqdm", None)
+    train(recipe(steps=1), tmp_path / "run")
+
+
+INTERRUPTED = """
+import os, runpy, signal, sys
+from defar_analysis.core.ema import Ema
+plain = Ema.update
+def update(self, model, step):
+    plain(self, model, step)
+    if step == 6:
+        os.kill(os.getpid(), signal.SIGINT)
+Ema.update = update
+runpy.run_module("defar_analysis.core.training", run_name="__main__", alter_sys=True)
+"""
+
+
+def test_ctrl_c_saves_exits_130_with_one_line_and_the_same_command_goes_on(recipe_file, straight, tmp_path):
+    arguments = command(recipe_file(), "--out", tmp_path / "run")
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": str(torch.get_num_threads())}
+
+    def run(*python):
+        return subprocess.run(
+            [sys.executable, *python, *arguments], cwd=tmp_path, env=environment, capture_output=True, text=True
+        )
+
+    stopped = run("-c", INTERRUPTED)  # `python -m`, with Ctrl-C pressed during the seventh step
+    assert (stopped.returncode, stopped.stdout) == (130, "")
+    (line,) = stopped.stderr.splitlines()
+    assert "step 7 of 12" in line
+    finished = run("-m", "defar_analysis.core.training")
+    assert (finished.returncode, finished.stderr) == (0, "")
+    assert_same_end(tmp_path / "run", straight)

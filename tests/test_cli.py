@@ -1,0 +1,120 @@
+"""The command line: help for everyone, one line for every mistake, files whole or not at all."""
+
+import numpy as np
+import pytest
+import torch
+
+from defar_analysis.cli import COMMANDS, main
+from defar_analysis.core.checkpoints import Card, load_checkpoint, save_checkpoint
+from defar_analysis.core.networks import SiT
+
+RECIPE = """
+name = "small"
+steps = 3
+global_batch = 4
+save_every = 2
+log_every = 1
+[data]
+name = "{data}"
+[network]
+size = ""
+[network.options]
+hidden_size = 32
+depth = 1
+num_heads = 2
+[objective]
+name = "defar"
+label_dropout = 0.1
+"""
+
+
+@pytest.fixture
+def small(tmp_path, monkeypatch):
+    """A data set, a recipe and a checkpoint, all tiny, in the current folder."""
+    rng = np.random.default_rng(0)
+    np.savez(tmp_path / "data.npz", images=rng.integers(0, 256, (16, 8, 8, 3), np.uint8), labels=np.arange(16) % 4)
+    (tmp_path / "recipe.toml").write_text(RECIPE.format(data=tmp_path / "data.npz"))
+    torch.manual_seed(0)
+    model = SiT(8, 4, 3, 32, 1, 2, num_classes=4)
+    torch.nn.init.normal_(model.final_layer.linear.weight, std=0.1)
+    save_checkpoint(tmp_path / "checkpoint", model, Card("small", "ema", "", {}))
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_has_help(command, capsys):
+    with pytest.raises(SystemExit) as stop:
+        main([command, "--help"])
+    assert stop.value.code == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert COMMANDS[command].__doc__.split(".")[0][:40] in said
+
+
+def test_train_then_sample_then_measure(small, capsys):
+    assert main(["train", "recipe.toml", "--out", "run", "--device", "cpu"]) == 0
+    assert capsys.readouterr().out.strip() == "run/checkpoint"
+    assert load_checkpoint(small / "run" / "checkpoint").card.training["steps"] == 3
+    assert main(["sample", "run/checkpoint", "--out", "grid.png", "--count", "5", "--steps", "2", "--device", "cpu"]) == 0
+    assert "2 evaluations" in capsys.readouterr().out
+    command = ["measure", "run/checkpoint", "--data", "data.npz", "--profile", "tiny", "--device", "cpu"]
+    assert main(command) == 0
+    assert "measured pfr, fel, maps" in capsys.readouterr().out
+    assert main(command) == 0
+    assert "still valid" in capsys.readouterr().out
+
+
+def test_samples_do_not_depend_on_how_many_are_drawn(small):
+    for count in ("3", "9"):
+        options = ["--count", count, "--steps", "2", "--solver", "heun", "--device", "cpu"]
+        assert main(["sample", "checkpoint", "--out", f"{count}.npz", *options]) == 0
+    three, nine = np.load("3.npz"), np.load("9.npz")
+    assert nine["arr_0"].shape == (9, 8, 8, 3) and nine["arr_0"].dtype == np.uint8
+    np.testing.assert_array_equal(three["arr_0"], nine["arr_0"][:3])
+    assert nine["arr_1"].tolist() == [0, 1, 2, 3, 0, 1, 2, 3, 0]
+
+
+MISTAKES = {
+    "recipe missing": (["train", "none.toml"], "none.toml: no such file"),
+    "unknown key": (["train", "recipe.toml", "--set", "step=3"], "did you mean 'steps'?"),
+    "wrong type": (["train", "recipe.toml", "--set", "steps=many"], "steps = 'many'; int is needed"),
+    "not an assignment": (["train", "recipe.toml", "--set", "steps"], "write KEY=VALUE"),
+    "unknown objective": (["train", "recipe.toml", "--set", "objective.name=gan"], "choose from flow_matching, defar"),
+    "unknown option of the objective": (["train", "recipe.toml", "--set", "objective.beta=2"], "unknown key 'beta'"),
+    "bad device": (["train", "recipe.toml", "--device", "gpu9"], "device 'gpu9' cannot be used here"),
+    "no checkpoint": (["sample", "nowhere", "--out", "a.png"], "nowhere: no such checkpoint"),
+    "bad suffix": (["sample", "checkpoint", "--out", "a.gif"], "a.gif: give a name ending in .png or .npz"),
+    "no folder": (["sample", "checkpoint", "--out", "no/a.png"], "no: no such folder"),
+    "no images": (["sample", "checkpoint", "--out", "a.png", "--count", "0"], "count = 0"),
+    "no steps": (["sample", "checkpoint", "--out", "a.png", "--steps", "0"], "steps = 0"),
+    "no data": (["measure", "checkpoint", "--data", "none.npz"], "none.npz"),
+    "no source": (["data", "cifar10", "--root", "cache", "--source", "none.tar.gz"], "none.tar.gz"),
+}
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_a_mistake_is_one_line_that_says_how_to_mend_it(mistake, small, capsys):
+    arguments, expected = MISTAKES[mistake]
+    before = sorted(small.iterdir())
+    assert main(arguments) == 2
+    captured = capsys.readouterr()
+    lines = captured.err.strip().splitlines()
+    assert len(lines) == 1 and lines[0].startswith("defar: error: ") and expected in lines[0]
+    assert captured.out == ""
+    assert [f for f in small.iterdir() if f.is_file()] == [f for f in before if f.is_file()]
+
+
+def test_images_of_another_shape_are_refused(small, capsys):
+    np.savez("large.npz", images=np.zeros((8, 16, 16, 3), np.uint8))
+    assert main(["measure", "checkpoint", "--data", "large.npz", "--profile", "tiny", "--device", "cpu"]) == 2
+    assert "was trained on (3, 8, 8)" in capsys.readouterr().err
+
+
+def test_an_interrupted_command_says_so_and_exits_130(monkeypatch, small, capsys):
+    def interrupted(*args, **kwargs):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("defar_analysis.sampling.sample", interrupted)
+    assert main(["sample", "checkpoint", "--out", "a.png", "--device", "cpu"]) == 130
+    assert "the same command goes on" in capsys.readouterr().err
+    assert not list(small.glob("*a.png*"))
