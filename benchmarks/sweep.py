@@ -9,7 +9,7 @@ import time
 
 import torch
 
-from defar_analysis import PFR, FEL, BiasMaps, Context, measure, sit
+from defar_analysis import FEL, PFR, BiasMaps, Context, measure, sit
 from defar_analysis.core.datasets import Batch
 from defar_analysis.core.devices import resolve_device
 from defar_analysis.experiment import SCALES

@@ -1,4 +1,4 @@
-"""Exposure bias in flow matching: train, sample, measure, draw. Names are imported when they are first used (PEP 562)."""
+"""Exposure bias in flow matching: train, sample, measure, draw. Names are imported on first use (PEP 562)."""
 
 from importlib import import_module
 

@@ -43,7 +43,7 @@ def from_table(cls: type[T], table: dict[str, Any], where: str) -> T:
 
 
 def override(table: dict[str, Any], assignments: list[str]) -> dict[str, Any]:
-    """A copy of `table` with dotted assignments such as "optimizer.lr=0.001" applied; values are TOML, or bare words."""
+    """A copy of `table` with dotted assignments such as "optimizer.lr=0.001" applied; values are TOML or bare words."""
     result = json.loads(json.dumps(table))
     for assignment in assignments:
         key, equals, text = assignment.partition("=")

@@ -59,7 +59,8 @@ def write_gallery(folder: Path) -> Path:
             {
                 "id": entry.id, "title": entry.title, "paper": entry.paper, "caption": entry.caption,
                 "png": f"{entry.id}.png", "pdf": f"{entry.id}.pdf", "csv": f"data/{entry.id}.csv",
-                "numbers": _key_numbers(artefact), "provenance": artefact.provenance, "note": artefact.provenance["note"],
+                "numbers": _key_numbers(artefact), "provenance": artefact.provenance,
+                "note": artefact.provenance["note"],
             }
         )  # fmt: skip
     gallery.write(folder, entries)

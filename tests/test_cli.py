@@ -55,7 +55,9 @@ def test_train_then_sample_then_measure(small, capsys):
     assert main(["train", "recipe.toml", "--out", "run", "--device", "cpu"]) == 0
     assert capsys.readouterr().out.strip() == "run/checkpoint"
     assert load_checkpoint(small / "run" / "checkpoint").card.training["steps"] == 3
-    assert main(["sample", "run/checkpoint", "--out", "grid.png", "--count", "5", "--steps", "2", "--device", "cpu"]) == 0
+    assert (
+        main(["sample", "run/checkpoint", "--out", "grid.png", "--count", "5", "--steps", "2", "--device", "cpu"]) == 0
+    )
     assert "2 evaluations" in capsys.readouterr().out
     command = ["measure", "run/checkpoint", "--data", "data.npz", "--profile", "tiny", "--device", "cpu"]
     assert main(command) == 0

@@ -51,7 +51,9 @@ def run_python(code: str) -> str:
 
 def test_plots_draw_without_torch_and_measures_measure_without_matplotlib():
     plots = [f"defar_analysis.plots.{f.stem}" for f in (PACKAGE / "plots").glob("*.py") if f.stem != "__init__"]
-    measures = [f"defar_analysis.measures.{f.stem}" for f in (PACKAGE / "measures").glob("*.py") if f.stem != "__init__"]
+    measures = [
+        f"defar_analysis.measures.{f.stem}" for f in (PACKAGE / "measures").glob("*.py") if f.stem != "__init__"
+    ]
     code = "import importlib, sys\nfor m in {}: importlib.import_module(m)\nprint({!r} in sys.modules)"
     assert run_python(code.format(plots, "torch")).strip() == "False"
     assert run_python(code.format(measures, "matplotlib")).strip() == "False"

@@ -112,7 +112,7 @@ def cifar10(split: str = "train", root: str | Path | None = None) -> ImageDatase
 def open_dataset(
     name_or_path: str | Path, split: str = "train", root: str | Path | None = None, size: int | None = None
 ) -> ImageDataset:
-    """"cifar10", a folder of images, or an .npz; size resizes a folder's images.
+    """ "cifar10", a folder of images, or an .npz; size resizes a folder's images.
 
     A folder whose subfolders are called train, test, val... has splits; any other folder, and an .npz, is one set that
     split does not divide. Raises DefarError for anything else.

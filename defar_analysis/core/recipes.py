@@ -77,7 +77,9 @@ class Recipe:
             if getattr(self, name) < 1:
                 raise DefarError(f"{name} = {getattr(self, name)}; it must be at least 1")
         if not 0 <= self.flow_matching_steps <= self.steps:
-            raise DefarError(f"flow_matching_steps = {self.flow_matching_steps}; it must lie in 0 ... {self.steps} (steps)")
+            raise DefarError(
+                f"flow_matching_steps = {self.flow_matching_steps}; it must lie in 0 ... {self.steps} (steps)"
+            )
         if self.interpolant not in INTERPOLANTS:
             raise DefarError(f"interpolant = {self.interpolant!r}; choose from {', '.join(INTERPOLANTS)}")
         if self.objective.get("name") not in OBJECTIVES:

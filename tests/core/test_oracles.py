@@ -79,7 +79,9 @@ def test_flow_map_composes_and_scales_each_frequency():
     oracle, s = flow(), falling_spectrum()
     x = torch.randn(1, 3, 8, 8, generator=torch.Generator().manual_seed(5), dtype=torch.float64)
     t = [torch.tensor([v], dtype=torch.float64) for v in (0.0, 0.5, 1.0)]
-    torch.testing.assert_close(oracle.flow_map(oracle.flow_map(x, t[0], t[1]), t[1], t[2]), oracle.flow_map(x, t[0], t[2]))
+    torch.testing.assert_close(
+        oracle.flow_map(oracle.flow_map(x, t[0], t[1]), t[1], t[2]), oracle.flow_map(x, t[0], t[2])
+    )
     moved = torch.fft.fft2(oracle.flow_map(x, t[0], t[1]) - 0.5 * oracle.mean)
     torch.testing.assert_close(moved, torch.sqrt(0.25 * s + 0.25) * torch.fft.fft2(x), atol=1e-10, rtol=1e-10)
 

@@ -220,7 +220,10 @@ def test_the_average_is_as_good_as_the_network_after_a_short_run(recipe, data):
     """A decay of 0.9999 would still hold 95 % of the initial weights."""
     dataset = npz_dataset(data)
     objective = {"name": "flow_matching", "label_dropout": 0.1}
-    run = TrainingRun(recipe(steps=500, objective=objective, optimizer=Optimizer(lr=2e-3)), dataset)
+    network = Network(size="", options={"patch_size": 4, "hidden_size": 32, "depth": 1, "num_heads": 2})
+    run = TrainingRun(
+        recipe(steps=500, objective=objective, network=network, optimizer=Optimizer(lr=5e-3)), dataset
+    )  # fmt: skip
     batch = dataset.batch(torch.arange(IMAGES).repeat(8))
     draw = FlowMatching().draw(batch, torch.Generator().manual_seed(0))
 
@@ -231,7 +234,7 @@ def test_the_average_is_as_good_as_the_network_after_a_short_run(recipe, data):
     start = loss(run.model)
     for _ in range(500):
         run.advance()
-    assert loss(run.model) < 0.7 * start
+    assert loss(run.model) < 0.6 * start
     assert loss(run.ema.model) <= 1.1 * loss(run.model)
 
 

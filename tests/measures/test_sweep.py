@@ -100,7 +100,9 @@ def test_pfr_rows_are_the_ratios_of_the_public_functions(path):
             if i < len(GRID.t0):
                 ratios = [
                     predicted_frequency_ratio(
-                        exposure_bias(ctx.model, noise, data, full(t), full(begin + (end - begin) * t1), interpolant=path),
+                        exposure_bias(
+                            ctx.model, noise, data, full(t), full(begin + (end - begin) * t1), interpolant=path
+                        ),
                         drop_dc=drop,
                     )
                     for t1 in GRID.t1[i]
@@ -202,7 +204,9 @@ def test_restoration_is_paired_and_zero_against_itself():
     difference = restoration(table, other)
     assert set(difference["model"]) == {"stronger minus oracle"}
     for dc in ("with", "without"):
-        select = (table["quantity"] == "pfr_prediction") & (table["estimator"] == "mean_of_ratios") & (table["dc"] == dc)
+        select = (
+            (table["quantity"] == "pfr_prediction") & (table["estimator"] == "mean_of_ratios") & (table["dc"] == dc)
+        )
         # doubling the low band's amplitude multiplies its energy by 4, so the ratio rises by 3 times itself
         np.testing.assert_allclose(difference[difference["dc"] == dc]["value"], 3 * table[select]["value"], rtol=1e-3)
 
