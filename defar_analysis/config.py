@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import difflib
 import json
@@ -42,9 +43,16 @@ def from_table(cls: type[T], table: dict[str, Any], where: str) -> T:
     return cls(**{key: _convert(hints[key], value, f"{where}: {key}") for key, value in table.items()})
 
 
+def check_choices(instance: Any) -> None:
+    """Raise DefarError where a dataclass's Literal field holds something else."""
+    for name, hint in typing.get_type_hints(type(instance)).items():
+        if typing.get_origin(hint) is typing.Literal:
+            _convert(hint, getattr(instance, name), name)
+
+
 def override(table: dict[str, Any], assignments: list[str]) -> dict[str, Any]:
     """A copy of `table` with dotted assignments such as "optimizer.lr=0.001" applied; values are TOML or bare words."""
-    result = json.loads(json.dumps(table))
+    result = copy.deepcopy(table)
     for assignment in assignments:
         key, equals, text = assignment.partition("=")
         if not equals or not key:
@@ -76,7 +84,7 @@ def dump_toml(table: dict[str, Any], prefix: str = "") -> str:
 
 def _toml_value(value: Any) -> str:
     if isinstance(value, str):
-        return json.dumps(value, ensure_ascii=False)
+        return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")  # JSON allows it bare, TOML does not
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, list | tuple):
@@ -91,15 +99,15 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
         return from_table(hint, value, where)
     origin, args = typing.get_origin(hint), typing.get_args(hint)
     if origin is typing.Literal:
-        if value not in args:
+        if not isinstance(value, str | int) or value not in args:
             raise DefarError(f"{where} = {value!r}; choose from {', '.join(map(repr, args))}")
         return value
     if origin in (typing.Union, types.UnionType):
         return _convert(next(a for a in args if a is not type(None)), value, where)
     if origin is tuple:
-        if not isinstance(value, list | tuple):
-            raise DefarError(f"{where} = {value!r}; a list is needed")
-        return tuple(value)
+        if not isinstance(value, list | tuple) or len(value) != len(args):
+            raise DefarError(f"{where} = {value!r}; a list of {len(args)} is needed")
+        return tuple(_convert(arg, part, where) for arg, part in zip(args, value, strict=True))
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
     plain = origin or hint

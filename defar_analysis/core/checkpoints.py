@@ -73,12 +73,11 @@ def save_checkpoint(folder: Path, model: nn.Module, card: Card, dtype: torch.dty
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     tensors = {name: tensor.detach().to("cpu", dtype).contiguous() for name, tensor in model.state_dict().items()}
-    with replaced(folder / WEIGHTS) as beside:
-        save_file(tensors, beside)
-        digest = file_sha256(beside)
-    card = dataclasses.replace(card, sha256=digest, network={"family": family, **model.config})
-    with replaced(folder / CARD) as beside:
-        beside.write_text(dump_toml(dataclasses.asdict(card)), encoding="utf-8")
+    with replaced(folder / WEIGHTS) as weights_file, replaced(folder / CARD) as card_file:  # both, or neither
+        save_file(tensors, weights_file)
+        digest = file_sha256(weights_file)
+        card = dataclasses.replace(card, sha256=digest, network={"family": family, **model.config})
+        card_file.write_text(dump_toml(dataclasses.asdict(card)), encoding="utf-8")
     return folder
 
 
@@ -88,8 +87,9 @@ def load_checkpoint(path: Path, weights: str = "ema", device: torch.device | str
     Raises DefarError, naming the file, when something is missing, when the weights do not match the card's checksum
     or the network, or when the file holds other weights ("ema" or "raw") than asked for.
     """
-    folder = Path(path).parent if Path(path).suffix == ".safetensors" else Path(path)
-    if not folder.is_dir():
+    named = Path(path)
+    folder = named.parent if named.suffix == ".safetensors" else named
+    if not folder.is_dir() or (named != folder and named.name != WEIGHTS):
         raise DefarError(f"{path}: no such checkpoint; give a folder with {WEIGHTS} and {CARD}")
     card = from_table(Card, read_toml(folder / CARD), str(folder / CARD))
     if card.weights != weights:
@@ -104,7 +104,10 @@ def load_checkpoint(path: Path, weights: str = "ema", device: torch.device | str
     except SafetensorError as error:
         raise DefarError(f"{file}: cannot be read: {error}") from None
     options = {key: value for key, value in card.network.items() if key != "family"}
-    model = build_network(card.network.get("family", "?"), None, options)
+    try:
+        model = build_network(card.network.get("family", "?"), None, options)
+    except (DefarError, TypeError, ArithmeticError, RuntimeError) as error:
+        raise DefarError(f"{folder / CARD}: network: {' '.join(str(error).split())[:200]}") from None
     try:
         model.load_state_dict({name: tensor.float() for name, tensor in tensors.items()}, strict=True)
     except RuntimeError as error:

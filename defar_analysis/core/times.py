@@ -22,6 +22,8 @@ def increasing_times(
 ) -> Tensor:
     """t0 < t1 < ... for `steps` simulated steps, shape (steps + 1, B) (Algorithm 1; App. 0.B.4).
 
+    Neighbours may be equal where float32 cannot tell them apart: a step of length 0, which biases nothing.
+
     t0 ~ U(0, 1). spacing="random": t_{i+1} ~ U(t_i, 1), recursively. spacing="equal": [t0, 1] is split into `steps`
     equal parts and one time is drawn in each.
     """

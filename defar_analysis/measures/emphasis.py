@@ -8,6 +8,7 @@ from typing import Literal
 import numpy as np
 import pandas as pd
 
+from ..config import check_choices
 from ..core.objectives.defar import BiasMap, BiasNorm, compensated_loss, normalized_bias_map
 from .base import CURVE_COLUMNS, Arrays, AtPair, AtTime, Context, curve_rows, measure
 from .spectral import CUTOFF, frequency_emphasis, saliency_masks
@@ -32,6 +33,9 @@ class FEL:
     aggregate: Literal["mean", "sum"] = "mean"
     name: str = field(default="fel", init=False)
     version: int = field(default=1, init=False)
+
+    def __post_init__(self) -> None:
+        check_choices(self)
 
     def reducer(self, ctx: Context) -> _Emphasis:
         return _Emphasis(self, ctx)

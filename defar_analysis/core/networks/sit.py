@@ -55,7 +55,7 @@ class SiT(nn.Module):
         super().__init__()
         if input_size % patch_size:
             raise DefarError(f"input_size {input_size} is not a multiple of patch_size {patch_size}")
-        if hidden_size % num_heads or hidden_size % 4:
+        if num_heads < 1 or hidden_size % num_heads or hidden_size % 4:
             raise DefarError(f"hidden_size {hidden_size} must be a multiple of num_heads {num_heads} and of 4")
         self.config = {
             "input_size": input_size, "patch_size": patch_size, "in_channels": in_channels,

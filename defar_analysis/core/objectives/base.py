@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from ...config import check_choices
 from ...errors import DefarError
 from ..couplings import Independent
 from ..datasets import Batch
@@ -38,6 +39,7 @@ class Objective:
     null_label: int | None = None
 
     def __post_init__(self) -> None:
+        check_choices(self)
         if not 0.0 <= self.label_dropout <= 1.0:
             raise DefarError(f"label_dropout must lie in [0, 1]; got {self.label_dropout}")
         if self.label_dropout > 0 and self.null_label is None:

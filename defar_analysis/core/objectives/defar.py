@@ -55,8 +55,8 @@ class Defar(Objective):
         super().__post_init__()
         if not (self.adr or self.fc):
             raise DefarError("adr = false and fc = false leave plain flow matching: use the flow_matching objective")
-        if self.weight_grad not in ("none", "v_hat", "both"):
-            raise DefarError(f"weight_grad must be 'none', 'v_hat' or 'both'; got {self.weight_grad!r}")
+        if self.steps < 1:
+            raise DefarError(f"steps must be at least 1; got {self.steps}")
 
     def draw_times(self, batch: int, generator: torch.Generator) -> Tensor:
         return increasing_times(batch, self.interpolant, generator, self.steps, self.spacing)
