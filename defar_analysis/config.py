@@ -6,6 +6,7 @@ import copy
 import dataclasses
 import difflib
 import json
+import re
 import tomllib
 import types
 import typing
@@ -75,11 +76,15 @@ def dump_toml(table: dict[str, Any], prefix: str = "") -> str:
     lines, children = [], []
     for key, value in table.items():
         if isinstance(value, dict):
-            name = f"{prefix}.{key}" if prefix else key
+            name = f"{prefix}.{_toml_key(key)}" if prefix else _toml_key(key)
             children.append(f"\n[{name}]\n{dump_toml(value, name)}")
         elif value is not None:
-            lines.append(f"{key} = {_toml_value(value)}\n")
+            lines.append(f"{_toml_key(key)} = {_toml_value(value)}\n")
     return "".join(lines) + "".join(children)
+
+
+def _toml_key(key: str) -> str:
+    return key if re.fullmatch(r"[A-Za-z0-9_-]+", key) else _toml_value(key)
 
 
 def _toml_value(value: Any) -> str:

@@ -17,6 +17,9 @@ from .core.checkpoints import replaced
 from .errors import DefarError
 from .provenance import files_digest
 
+# What a first run takes on two CPU cores, set-up aside.
+TAKES = {"tiny": "about a minute", "quick": "about 3 minutes on 2 cores", "full": "an hour or more on 2 cores"}
+
 
 def reproduce(root: Path, profile: str, ids: list[str], device: str = "auto") -> Path:
     """Bring the figures `ids` up to date with checkpoints, data and code; returns the gallery's index.html.
@@ -29,6 +32,7 @@ def reproduce(root: Path, profile: str, ids: list[str], device: str = "auto") ->
     root = Path(root).resolve()
     experiment = Experiment(root, catalog.checked_profile(profile), device)
     entries = [catalog.figure(id) for id in ids]
+    _say(f"profile {profile}: {TAKES[profile]}; what is still valid in {root / 'results'} is not repeated")
     folders = set()
     for entry in entries:
         started = time.perf_counter()

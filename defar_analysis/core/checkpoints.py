@@ -71,8 +71,11 @@ def save_checkpoint(folder: Path, model: nn.Module, card: Card, dtype: torch.dty
     if family is None:
         raise DefarError(f"{type(model).__name__} is none of the known network families: {', '.join(NETWORKS)}")
     folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
     tensors = {name: tensor.detach().to("cpu", dtype).contiguous() for name, tensor in model.state_dict().items()}
+    broken = [name for name, tensor in tensors.items() if not bool(torch.isfinite(tensor).all())]
+    if broken:
+        raise DefarError(f"{broken[0]} is not finite in {dtype}; nothing was written: save with dtype=torch.float32")
+    folder.mkdir(parents=True, exist_ok=True)
     with replaced(folder / WEIGHTS) as weights_file, replaced(folder / CARD) as card_file:  # both, or neither
         save_file(tensors, weights_file)
         digest = file_sha256(weights_file)

@@ -47,6 +47,15 @@ class Optimizer:
     clip: float = 0.2
     warmup: int = 0
 
+    def __post_init__(self) -> None:
+        if not (self.lr > 0 and self.clip > 0 and self.weight_decay >= 0 and self.warmup >= 0):
+            raise DefarError(
+                f"optimizer: lr = {self.lr}, clip = {self.clip} must be positive, "
+                f"weight_decay = {self.weight_decay}, warmup = {self.warmup} not negative"
+            )
+        if not all(0 <= beta < 1 for beta in self.betas):
+            raise DefarError(f"optimizer: betas = {self.betas}; both must lie in [0, 1)")
+
 
 @dataclass(frozen=True)
 class Recipe:
@@ -76,6 +85,8 @@ class Recipe:
         for name in ("steps", "global_batch", "log_every", "save_every"):
             if getattr(self, name) < 1:
                 raise DefarError(f"{name} = {getattr(self, name)}; it must be at least 1")
+        if not 0 <= self.ema_decay < 1:
+            raise DefarError(f"ema_decay = {self.ema_decay}; it must lie in [0, 1)")
         if not 0 <= self.flow_matching_steps <= self.steps:
             raise DefarError(
                 f"flow_matching_steps = {self.flow_matching_steps}; it must lie in 0 ... {self.steps} (steps)"

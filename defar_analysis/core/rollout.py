@@ -115,7 +115,10 @@ def exposure_bias(
     interpolant: Interpolant | None = None,
     labels: Tensor | None = None,
 ) -> Tensor:
-    """delta_{t0,t1} (Eq. 7) of the given pairs, without gradients. noise, data (B, C, H, W); t0 < t1, both (B,)."""
+    """delta_{t0,t1} (Eq. 7) of the given pairs, without gradients. noise, data (B, C, H, W); t0 < t1, both (B,).
+
+    Call it on a model in eval mode: dropout drawn anew in each forward would count as bias.
+    """
     if bool((t1 <= t0).any()):
         raise DefarError(f"exposure bias needs t0 < t1; got t0 = {t0.tolist()} and t1 = {t1.tolist()}")
     draw = Draw(data, noise, labels, torch.stack([t0, t1]))
@@ -140,11 +143,16 @@ def same_dropout(seed: int | None, device: torch.device):
     if seed is None:
         yield
         return
-    on_accelerator = device.type != "cpu"
-    fork = torch.random.fork_rng([device], device_type=device.type) if on_accelerator else torch.random.fork_rng([])
-    with fork:
-        torch.manual_seed(seed)
-        yield
+    if device.type == "cpu":
+        with torch.random.fork_rng([]):
+            torch.default_generator.manual_seed(
+                seed
+            )  # torch.manual_seed would reseed accelerators, which nobody forked
+            yield
+    else:
+        with torch.random.fork_rng([device], device_type=device.type):
+            torch.manual_seed(seed)
+            yield
 
 
 def _per_sample(values: Tensor, like: Tensor) -> Tensor:

@@ -9,28 +9,36 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import json
 import math
 import platform
-import signal
 import sys
 import time
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from pathlib import Path
 
 import torch
 from torch import nn
 
-from ..config import dump_toml, read_toml
 from ..errors import DefarError, Interrupted
 from .checkpoints import Card, replaced, save_checkpoint
 from .datasets import ImageDataset
+from .devices import resolve_device
 from .ema import Ema
 from .objectives import LossTerms, Objective
 from .recipes import Recipe, load_recipe
+from .runs import (
+    CHECKPOINT,
+    LOG,
+    PREVIOUS,
+    STATE,
+    append_log,
+    claim,
+    cut_log,
+    holds_checkpoint,
+    progress,
+    stop_requests,
+)
 from .seeding import derive_seed, generator_for
-
-STATE, PREVIOUS, LOG, RECIPE, CHECKPOINT = "state.pt", "state-previous.pt", "log.jsonl", "recipe.toml", "checkpoint"
 
 
 def train(recipe: Recipe, folder: Path, *, device: str = "cpu", data_root: Path | None = None) -> Path:
@@ -41,24 +49,23 @@ def train(recipe: Recipe, folder: Path, *, device: str = "cpu", data_root: Path 
     """
     folder = Path(folder)
     dataset = recipe.open_data(data_root)
-    _claim(folder, recipe)
     run = TrainingRun(recipe, dataset, device)
+    claim(folder, recipe)
     run.resume(folder)
-    if run.step == recipe.steps and (folder / CHECKPOINT).is_dir():
+    if run.step == recipe.steps and holds_checkpoint(folder):
         print(f"{folder}: already trained for {run.step} steps", file=sys.stderr)
         return folder / CHECKPOINT
-    _cut_log(folder / LOG, run.step)
-    with _stop_requests() as stop, _progress(recipe, run.step) as bar:
-        window: list[dict[str, float]] = []
+    cut_log(folder / LOG, run.step)
+    with stop_requests() as stop, progress(recipe, run.step) as bar:
         while run.step < recipe.steps:
-            window.append(run.advance())
+            run.window.append(run.advance())
             bar.update()
             if run.step % recipe.log_every == 0 or run.step == recipe.steps:
-                window = [w for w in window if w.keys() == window[-1].keys()]  # no mean over two objectives
+                window = [w for w in run.window if w.keys() == run.window[-1].keys()]  # no mean over two objectives
                 record = {key: sum(w[key] for w in window) / len(window) for key in window[0]}
-                _append(folder / LOG, {"step": run.step, **record, "seconds": round(run.seconds, 3)})
+                append_log(folder / LOG, {"step": run.step, **record, "seconds": round(run.seconds, 3)})
                 bar.set_postfix(loss=f"{record['loss']:.4f}")
-                window = []
+                run.window = []
             if stop.requested or run.step % recipe.save_every == 0 or run.step == recipe.steps:
                 run.save(folder)
             if stop.requested and run.step < recipe.steps:
@@ -70,7 +77,7 @@ class TrainingRun:
     """The network, its average and its optimizer at one step of a recipe."""
 
     def __init__(self, recipe: Recipe, dataset: ImageDataset, device: str = "cpu") -> None:
-        self.recipe, self.dataset, self.device = recipe, dataset, torch.device(device)
+        self.recipe, self.dataset, self.device = recipe, dataset, resolve_device(str(device))
         torch.manual_seed(derive_seed(recipe.seed, "initialization"))
         self.model = recipe.build_network(dataset).to(self.device).train()
         self.forward = torch.compile(self.model) if recipe.compile else self.model
@@ -80,7 +87,9 @@ class TrainingRun:
         o = recipe.optimizer
         self.parameters = [p for p in self.model.parameters() if p.requires_grad]
         self.optimizer = torch.optim.Adam(self.parameters, lr=o.lr, betas=tuple(o.betas), weight_decay=o.weight_decay)
-        self.step, self.seconds = 0, 0.0
+        self.step, self.seconds, self.forwards_per_step = 0, 0.0, 0
+        self.window: list[dict[str, float]] = []  # steps that the log does not hold yet
+        self._epoch, self._order = -1, torch.empty(0)
 
     def advance(self) -> dict[str, float]:
         """One optimizer step; returns its loss, loss terms and gradient norm."""
@@ -109,6 +118,8 @@ class TrainingRun:
         state = {
             "step": self.step,
             "seconds": self.seconds,
+            "forwards_per_step": self.forwards_per_step,
+            "window": self.window,
             "model": self.model.state_dict(),
             "ema": self.ema.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
@@ -125,16 +136,17 @@ class TrainingRun:
                 continue
             try:
                 state = torch.load(file, map_location=self.device, weights_only=True)
+                parts = [state[key] for key in ("model", "ema", "optimizer", "step", "seconds")]
             except Exception as error:  # torch raises many kinds for a damaged file
                 aside = file.with_suffix(".corrupt")
                 file.replace(aside)
                 reason = " ".join(str(error).split())[:120]
                 print(f"{file}: cannot be read ({reason}); kept as {aside.name}, trying an older one", file=sys.stderr)
                 continue
-            self.model.load_state_dict(state["model"])
-            self.ema.model.load_state_dict(state["ema"])
-            self.optimizer.load_state_dict(state["optimizer"])
-            self.step, self.seconds = state["step"], state["seconds"]
+            for target, part in zip((self.model, self.ema.model, self.optimizer), parts[:3], strict=True):
+                target.load_state_dict(part)
+            self.step, self.seconds = parts[3:]
+            self.forwards_per_step, self.window = state.get("forwards_per_step", 0), state.get("window", [])
             return
 
     def card(self) -> Card:
@@ -143,7 +155,7 @@ class TrainingRun:
         training = {
             "steps": self.step,
             "seconds": round(self.seconds, 1),
-            "forwards_per_step": self._forwards_per_step,
+            "forwards_per_step": self.forwards_per_step,
             "hardware": hardware(self.device),
             "threads": torch.get_num_threads(),
             "torch": torch.__version__,
@@ -166,23 +178,23 @@ class TrainingRun:
         indices = torch.cat([self._permutation(int(e))[offsets[epochs == e]] for e in epochs.unique()])
         flip = torch.rand(recipe.global_batch, generator=generator) < 0.5 if recipe.data.horizontal_flip else None
         batch = self.dataset.batch(indices, device=self.device, flip=flip)
-        return batch if recipe.data.class_conditional else dataclasses.replace(batch, labels=_zeros_like(batch.data))
+        return batch if recipe.data.class_conditional else dataclasses.replace(batch, labels=None)
 
     def _permutation(self, epoch: int) -> torch.Tensor:
-        if getattr(self, "_epoch", None) != epoch:
+        if self._epoch != epoch:
             generator = generator_for(self.recipe.seed, "epoch", epoch)
             self._epoch, self._order = epoch, torch.randperm(len(self.dataset), generator=generator)
         return self._order
 
     def _finite(self, loss: LossTerms, gradient_norm: torch.Tensor) -> dict[str, float]:
-        self._forwards_per_step = loss.forwards
+        self.forwards_per_step = loss.forwards
         named = {"loss": loss.total.detach(), **loss.terms, "gradient_norm": gradient_norm}
         values = dict(zip(named, torch.stack([v.float() for v in named.values()]).tolist(), strict=True))
         for name in (*loss.terms, "loss", "gradient_norm"):
             if not math.isfinite(values[name]):
                 raise DefarError(
                     f"step {self.step + 1}: {name} is {values[name]}; the last good state is kept: "
-                    "lower optimizer.lr, or train in float32, and run again"
+                    "try a lower optimizer.lr or float32, in another --out"
                 )
         return values
 
@@ -192,86 +204,6 @@ def hardware(device: torch.device) -> str:
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     return f"{platform.machine()} {device.type}"
-
-
-def _zeros_like(data: torch.Tensor) -> torch.Tensor:
-    return torch.zeros(data.shape[0], dtype=torch.long, device=data.device)
-
-
-def _claim(folder: Path, recipe: Recipe) -> None:
-    """Make the folder this recipe's, or refuse if it is another's."""
-    text = dump_toml(dataclasses.asdict(recipe))
-    file = folder / RECIPE
-    if file.exists():
-        ours, theirs = json.loads(json.dumps(dataclasses.asdict(recipe))), read_toml(file)
-        changed = [key for key in ours if _without_none(ours[key]) != theirs.get(key)]
-        if changed:
-            raise DefarError(f"{folder}: holds a run with other {', '.join(changed)}; give another --out or remove it")
-        return
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with replaced(file) as beside:
-            beside.write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise DefarError(f"{folder}: cannot be written: {error.strerror}; give another --out") from None
-
-
-def _without_none(value):
-    return {k: _without_none(v) for k, v in value.items() if v is not None} if isinstance(value, dict) else value
-
-
-def _append(file: Path, record: dict) -> None:
-    with open(file, "a", encoding="utf-8") as log:
-        log.write(json.dumps(record) + "\n")
-
-
-def _cut_log(file: Path, step: int) -> None:
-    """Drop what an interrupted run logged after its last saved state."""
-    if file.exists():
-        kept = []
-        for line in file.read_text(encoding="utf-8").splitlines():
-            try:
-                if json.loads(line)["step"] <= step:
-                    kept.append(line + "\n")
-            except ValueError:  # a line cut short by a kill
-                continue
-        with replaced(file) as beside:
-            beside.write_text("".join(kept), encoding="utf-8")
-
-
-class _Stop:
-    requested = False
-
-
-@contextmanager
-def _stop_requests():
-    """Turn Ctrl-C and SIGTERM into a request to stop after the running step; a second one stops at once."""
-    stop = _Stop()
-
-    def ask(signum, frame):
-        if stop.requested:
-            raise KeyboardInterrupt
-        stop.requested = True
-
-    try:
-        before = {s: signal.signal(s, ask) for s in (signal.SIGINT, signal.SIGTERM)}
-    except ValueError:  # not in the main thread: whoever runs us handles signals
-        yield stop
-        return
-    try:
-        yield stop
-    finally:
-        for signum, handler in before.items():
-            signal.signal(signum, handler)
-
-
-@contextmanager
-def _progress(recipe: Recipe, done: int):
-    from tqdm import tqdm
-
-    # disable=None: no bar unless stderr is a terminal
-    with tqdm(total=recipe.steps, initial=done, desc=recipe.name, unit="step", disable=None) as bar:
-        yield bar
 
 
 def main(arguments: list[str] | None = None) -> int:

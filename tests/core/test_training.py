@@ -19,7 +19,8 @@ from defar_analysis.core.datasets import ImageDataset, npz_dataset
 from defar_analysis.core.ema import Ema
 from defar_analysis.core.objectives import FlowMatching
 from defar_analysis.core.recipes import Data, Network, Optimizer, Recipe
-from defar_analysis.core.training import CHECKPOINT, LOG, PREVIOUS, RECIPE, STATE, TrainingRun, main, train
+from defar_analysis.core.runs import CHECKPOINT, LOG, PREVIOUS, RECIPE, STATE
+from defar_analysis.core.training import TrainingRun, main, train
 
 ROOT = Path(__file__).parents[2]
 IMAGES, CLASSES = 64, 3
@@ -217,7 +218,7 @@ def test_the_first_steps_can_train_flow_matching(recipe, tmp_path):
 
 
 def test_the_average_is_as_good_as_the_network_after_a_short_run(recipe, data):
-    """A decay of 0.9999 would still hold 95 % of the initial weights."""
+    """A constant decay of 0.9999 would still hold 95 % of the initial weights."""
     dataset = npz_dataset(data)
     objective = {"name": "flow_matching", "label_dropout": 0.1}
     network = Network(size="", options={"patch_size": 4, "hidden_size": 32, "depth": 1, "num_heads": 2})
@@ -519,8 +520,9 @@ def test_ctrl_c_saves_exits_130_with_one_line_and_the_same_command_goes_on(recip
 
     def run(*python):
         return subprocess.run(
-            [sys.executable, *python, *arguments], cwd=tmp_path, env=environment, capture_output=True, text=True
-        )
+            [sys.executable, *python, *arguments], cwd=tmp_path, env=environment,
+            capture_output=True, text=True, timeout=300,
+        )  # fmt: skip
 
     stopped = run("-c", INTERRUPTED)  # `python -m`, with Ctrl-C pressed during the seventh step
     assert (stopped.returncode, stopped.stdout) == (130, "")

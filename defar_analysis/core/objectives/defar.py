@@ -16,7 +16,7 @@ from torch import Tensor
 from ...errors import DefarError
 from ..rollout import Draw, VelocityModel, rollout
 from ..times import increasing_times
-from .base import LossTerms, Objective
+from .base import LossTerms, Objective, wide
 
 BiasNorm = Literal["l2", "l1", "max", "mean"]
 BiasMap = Literal["pixel", "element", "signed"]
@@ -71,16 +71,16 @@ class Defar(Objective):
             grad_ideal=self.weight_grad == "both",
             detach_step=self.detach_step,
         )
-        error = r.v0.float() - r.target0.float()
+        error = wide(r.v0) - wide(r.target0)
         terms = {"fm": error.square().mean()}
         total = terms["fm"]
         if self.fc:
-            weight = self._weight(r.v_hat.float(), r.v_ideal.float())
+            weight = self._weight(wide(r.v_hat), wide(r.v_ideal))
             terms["fc"] = compensated_loss(error, weight, self.inside_square).mean()
             total = self.beta2 * terms["fc"]
         if self.adr:
             x_hat = r.x_hat.detach() if self.detach_target else r.x_hat
-            terms["adr"] = anti_drift_loss(r.v_hat.float(), (draw.data - x_hat).float()).mean()
+            terms["adr"] = anti_drift_loss(wide(r.v_hat), wide(draw.data - x_hat)).mean()
             total = total + self.beta1 * terms["adr"]
         return LossTerms(total, {name: term.detach() for name, term in terms.items()}, r.forwards)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ..rollout import Draw, VelocityModel, same_dropout
-from .base import LossTerms, Objective
+from .base import LossTerms, Objective, wide
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -16,5 +16,5 @@ class FlowMatching(Objective):
         point = self.interpolant.at(draw.noise, draw.data, draw.t0)
         with same_dropout(draw.seed, draw.data.device):
             velocity = model(point.x, draw.t0, draw.labels)
-        loss = (velocity.float() - point.velocity.float()).square().mean()
+        loss = (wide(velocity) - wide(point.velocity)).square().mean()
         return LossTerms(loss, {"fm": loss.detach()}, forwards=1)

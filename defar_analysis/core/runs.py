@@ -1,0 +1,106 @@
+"""Around a training: its folder and log, requests to stop, and the progress bar."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import signal
+from contextlib import contextmanager
+from pathlib import Path
+
+from ..config import dump_toml
+from ..errors import DefarError
+from .checkpoints import load_checkpoint, replaced
+from .recipes import Recipe, load_recipe
+
+STATE, PREVIOUS, LOG, RECIPE, CHECKPOINT = "state.pt", "state-previous.pt", "log.jsonl", "recipe.toml", "checkpoint"
+
+
+def claim(folder: Path, recipe: Recipe) -> None:
+    """Make the folder this recipe's, or refuse if it is another's. A key the older file lacks counts as its default."""
+    file = folder / RECIPE
+    if file.exists():
+        theirs = load_recipe(file)
+        changed = [f.name for f in dataclasses.fields(Recipe) if getattr(theirs, f.name) != getattr(recipe, f.name)]
+        if changed:
+            raise DefarError(f"{folder}: holds a run with other {', '.join(changed)}; give another --out or remove it")
+        return
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with replaced(file) as beside:
+            beside.write_text(dump_toml(dataclasses.asdict(recipe)), encoding="utf-8")
+    except OSError as error:
+        raise DefarError(f"{folder}: cannot be written: {error.strerror}; give another --out") from None
+
+
+def holds_checkpoint(folder: Path) -> bool:
+    """Whether the run's checkpoint is there and whole."""
+    try:
+        return bool(load_checkpoint(folder / CHECKPOINT))
+    except DefarError:
+        return False
+
+
+def append_log(file: Path, record: dict) -> None:
+    """One more line of JSON."""
+    with open(file, "a", encoding="utf-8") as log:
+        log.write(json.dumps(record) + "\n")
+
+
+def cut_log(file: Path, step: int) -> None:
+    """Drop what an interrupted run logged after its last saved state."""
+    if file.exists():
+        kept = []
+        for line in file.read_text(encoding="utf-8").splitlines():
+            try:
+                if json.loads(line)["step"] <= step:
+                    kept.append(line + "\n")
+            except ValueError:  # a line cut short by a kill
+                continue
+        with replaced(file) as beside:
+            beside.write_text("".join(kept), encoding="utf-8")
+
+
+class _Stop:
+    requested = False
+
+
+@contextmanager
+def stop_requests():
+    """Turn Ctrl-C and SIGTERM into a request to stop after the running step; a second one stops at once."""
+    stop = _Stop()
+
+    def ask(signum, frame):
+        if stop.requested:
+            raise KeyboardInterrupt
+        stop.requested = True
+
+    try:
+        before = {s: signal.signal(s, ask) for s in (signal.SIGINT, signal.SIGTERM)}
+    except ValueError:  # not in the main thread: whoever runs us handles signals
+        yield stop
+        return
+    try:
+        yield stop
+    finally:
+        for signum, handler in before.items():
+            signal.signal(signum, handler)
+
+
+class _NoBar:
+    def update(self) -> None: ...
+
+    def set_postfix(self, **values) -> None: ...
+
+
+@contextmanager
+def progress(recipe: Recipe, done: int):
+    """A progress bar on a terminal, nothing elsewhere."""
+    try:
+        from tqdm import tqdm
+    except ImportError:  # the core does without
+        yield _NoBar()
+        return
+    # disable=None: no bar unless stderr is a terminal
+    with tqdm(total=recipe.steps, initial=done, desc=recipe.name, unit="step", disable=None) as bar:
+        yield bar
