@@ -223,7 +223,7 @@ def _plot_samples(a: Artefact):
 
 _ENTRIES = (
     Figure(
-        "fig3", "Fig. 3 (a-d)", "The exposure bias carries the frequencies that the prediction lacks",
+        "fig3", "Fig. 3 (a-d)", "Frequencies of prediction and exposure bias, and what reweighting by the bias does",
         "PFR of the prediction (a) and of the exposure bias (b) over t against the target velocity's, where the bias "
         "sits on two images (c), and the relative gain in FEL when the loss is reweighted by it (d). Shaded: 95 % "
         "bootstrap over images. Dashed: the exact field of a Gaussian with the data's mean and spectrum, which has no "
