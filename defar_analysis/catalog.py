@@ -180,8 +180,8 @@ def _build_fig5(e: Experiment) -> Artefact:
 
     names = ("SiT", "DEFAR", "Gaussian reference")
     tables = {name: e.sweep(name)["pfr"] for name in names}
-    difference = restoration(tables["SiT"], tables["DEFAR"])
-    table = pd.concat([*tables.values(), difference], ignore_index=True)
+    change = restoration(tables["SiT"], tables["DEFAR"])
+    table = pd.concat([*tables.values(), change], ignore_index=True)
     return e.artefact("fig5", names, table[table["quantity"] != "pfr_bias"])
 
 
@@ -233,7 +233,7 @@ _ENTRIES = (
     Figure(
         "fig5", "Fig. 5", "Low-frequency restoration",
         "PFR of the prediction on forward-perturbed inputs for SiT, DEFAR and the Gaussian reference, and the paired "
-        "difference DEFAR minus SiT on the same images and noise.",
+        "change from SiT to DEFAR on the same images and noise.",
         _build_fig5, _plot_fig5,
     ),
     Figure(

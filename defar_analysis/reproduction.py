@@ -78,7 +78,7 @@ def _key_numbers(artefact: Artefact) -> pd.DataFrame | None:
     if artefact.id == "samples":
         return None
     table = artefact.table
-    return table if "t" not in table else table[(table["dc"] == "without") & (table["quantity"] == "pfr_difference")]
+    return table if "t" not in table else table[(table["dc"] == "without") & (table["quantity"] == "pfr_change_percent")]
 
 
 def _run_notebook(root: Path, profile: str, device: str, name: str) -> None:

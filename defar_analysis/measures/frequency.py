@@ -124,7 +124,9 @@ def crossings(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def restoration(baseline: pd.DataFrame, other: pd.DataFrame) -> pd.DataFrame:
-    """PFR(prediction) of `other` minus `baseline`, paired by image and noise, with bootstrap intervals (Fig. 5).
+    """Change in percent of the mean PFR of the prediction from `baseline` to `other`, with bootstrap intervals (Fig. 5).
+
+    Paired: each replicate takes the same images and noise for both.
 
     Both are tables of :class:`PFR` on the same images, noise and grid; raises DefarError where they are not.
     """
@@ -134,12 +136,12 @@ def restoration(baseline: pd.DataFrame, other: pd.DataFrame) -> pd.DataFrame:
         raise DefarError("restoration compares two models on the same images, noise and grid; these tables differ")
     n, t = len(ours["prediction"]), ours["t"]
     weights = resampling_weights(n)
-    label = f"{other['model'].iloc[0]} minus {baseline['model'].iloc[0]}"
+    label = f"{other['model'].iloc[0]} against {baseline['model'].iloc[0]}"
     rows = []
     for dc in DC:
-        difference = _ratio(ours["prediction"], dc) - _ratio(theirs["prediction"], dc)
-        interval = mean_interval(difference, weights)
-        rows.append(curve_rows(label, "pfr_difference", t, interval, n, dc, "mean_of_ratios"))
+        value, low, high = ratio_interval(_ratio(ours["prediction"], dc), _ratio(theirs["prediction"], dc), weights)
+        interval = (100 * (value - 1), 100 * (low - 1), 100 * (high - 1))
+        rows.append(curve_rows(label, "pfr_change_percent", t, interval, n, dc, "mean_of_ratios"))
     return pd.concat(rows, ignore_index=True)[CURVE_COLUMNS]
 
 

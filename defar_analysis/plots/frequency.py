@@ -131,22 +131,22 @@ def plot(df: pd.DataFrame, arrays: Mapping | None = None, paper: pd.DataFrame | 
 def plot_restoration(df: pd.DataFrame, arrays: Mapping | None = None, paper: pd.DataFrame | None = None,
                      crossings: pd.DataFrame | None = None, style: Style = PAPER, *, dc: str = "without",
                      estimator: str = "mean_of_ratios", note: str = "") -> Figure:  # fmt: skip
-    """Fig. 5: PFR of the predictions, and the paired difference DEFAR minus SiT on the very same inputs."""
+    """Fig. 5: PFR of the predictions, and the paired change from SiT to DEFAR on the very same inputs."""
     with applied(style):
         figure, (left, right) = two_panels(style, "; ".join(filter(None, (note, crossing_note(crossings)))))
         taken = draw_pfr(left, df, "pfr_prediction", paper, crossings, style=style, dc=dc, estimator=estimator,
                          figure="fig5")  # fmt: skip
         left.set_title("(a) PFR of model prediction", loc="left", pad=6 + taken)
 
-        rows = select(df, "the curves table", quantity="pfr_difference", dc=dc, estimator=estimator)
+        rows = select(df, "the curves table", quantity="pfr_change_percent", dc=dc, estimator=estimator)
         right.axhline(0.0, **style.target_line(), zorder=1.5)
         names = ordered_models(rows["model"])
         for name in names:
-            # A row may be named "DEFAR" or "DEFAR - SiT": the colour is DEFAR's either way.
+            # A row may be named "DEFAR" or "DEFAR against SiT": the colour is DEFAR's either way.
             model = name.split(" ")[0] if name.split(" ")[0] in style.colours else name
             interval_curve(right, rows[rows["model"] == name], style, style.line(model), name)
-        right.set_title("(b) Paired difference of PFR", loc="left")
-        right.set_ylabel("PFR(DEFAR) − PFR(SiT)" if len(names) == 1 else "PFR, difference from SiT")
+        right.set_title("(b) Paired change of PFR", loc="left")
+        right.set_ylabel("PFR, DEFAR against SiT (%)" if len(names) == 1 else "PFR, against SiT (%)")
         time_axis(right)
         for ax in (left, right):
             low, high = ax.get_ylim()

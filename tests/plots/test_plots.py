@@ -41,7 +41,7 @@ def curves():
                 parts.append(curve(model, "pfr_target", 0.5 + 0.5 * i, dc, estimator))
                 parts.append(curve(model, "pfr_bias", scale * 6 * np.exp(-4 * T), dc, estimator))
         parts.append(curve(model, "fel_gain_percent", 0.7 * np.exp(-5 * T) - 0.1 * k))
-    parts.append(curve("DEFAR minus SiT", "pfr_difference", 0.1 - 0.1 * T, "without", "mean_of_ratios"))
+    parts.append(curve("DEFAR against SiT", "pfr_change_percent", 0.1 - 0.1 * T, "without", "mean_of_ratios"))
     return pd.concat(parts, ignore_index=True)
 
 
@@ -174,11 +174,11 @@ def test_a_rare_crossing_says_how_rare(curves, crossings):
     assert not frequency.crossing_note(crossings)
 
 
-def test_restoration_shows_the_paired_difference(curves):
+def test_restoration_shows_the_paired_change(curves):
     left, right = frequency.plot_restoration(curves, note="64 images").axes
     assert {model for model in MODELS if line_of(left, model)} == set(MODELS)
-    drawn = line_of(right, "DEFAR minus SiT")
-    np.testing.assert_array_equal(drawn.get_ydata(), rows_of(curves, "DEFAR minus SiT", "pfr_difference")["value"])
+    drawn = line_of(right, "DEFAR against SiT")
+    np.testing.assert_array_equal(drawn.get_ydata(), rows_of(curves, "DEFAR against SiT", "pfr_change_percent")["value"])
     assert to_hex(drawn.get_color()) == to_hex(style.PAPER.colour("DEFAR"))
     zero = [line for line in right.get_lines() if set(line.get_ydata()) == {0.0}]
     assert len(zero) == 1
