@@ -16,6 +16,7 @@ import numpy as np
 import pandas as pd
 
 from .errors import DefarError
+from .files import replaced
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure as MatplotlibFigure
@@ -142,8 +143,6 @@ def data_files(artefact: Artefact) -> list[Path]:
 
 def write(artefact: Artefact) -> Artefact:
     """Write the artefact's tables, arrays and provenance to <folder>/data/, each file whole or not at all."""
-    from .core.checkpoints import replaced
-
     stem = artefact.folder / "data" / artefact.id
     stem.parent.mkdir(parents=True, exist_ok=True)
     frames = {stem.with_suffix(".csv"): artefact.table}
@@ -158,7 +157,7 @@ def write(artefact: Artefact) -> Artefact:
             beside.write_bytes(buffer.getvalue())
     with replaced(stem.with_suffix(".json")) as beside:
         beside.write_text(json.dumps(artefact.provenance, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    return artefact
+    return load(artefact.id, artefact.folder)  # what is drawn is what was written, to the last digit
 
 
 def _build_fig3(e: Experiment) -> Artefact:

@@ -7,8 +7,11 @@ import sys
 from pathlib import Path
 from typing import Annotated, Literal
 
-import tyro
-from tyro.conf import Positional, arg
+try:
+    import tyro
+    from tyro.conf import Positional, UseAppendAction, arg
+except ImportError:
+    sys.exit("defar: error: the command line needs more than the core: pip install 'defar-analysis[analysis]'")
 
 from .errors import DefarError
 
@@ -77,7 +80,7 @@ def figure(
 
 def reproduce(
     profile: Annotated[Profile, arg(help="tiny: seconds; quick: minutes; full: the paper's grid")] = "quick",
-    only: Annotated[tuple[str, ...], arg(help="figures to bring up to date (default: all)")] = (),
+    only: UseAppendAction[Annotated[tuple[str, ...], arg(help="one figure; repeat for more (default: all)")]] = (),
     device: Device = "auto",
     root: Root = Path("."),
 ) -> None:

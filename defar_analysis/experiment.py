@@ -3,24 +3,26 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from .catalog import Artefact, figures_folder
-from .core.checkpoints import Checkpoint, load_checkpoint, replaced
-from .core.datasets import ImageDataset, cifar10, open_dataset
+from .core.checkpoints import Checkpoint, load_checkpoint
+from .core.datasets import Batch, ImageDataset, cifar10, open_dataset
 from .core.devices import resolve_device
 from .core.oracles import GaussianFlow
 from .core.samplers import Euler, sample
 from .core.seeding import image_noise
 from .errors import DefarError
-from .measures.base import Context, TimeGrid
+from .files import replaced
+from .measures.base import Arrays, Context, TimeGrid
 from .measures.emphasis import FEL
 from .measures.frequency import PFR, crossings
 from .measures.maps import BiasMaps
@@ -59,9 +61,15 @@ class Experiment:
         self.device = resolve_device(device)
         self.store = Store(self.root / "results")
         self.measured: list[str] = []  # what was not in the store, for the report at the end
+        self._checkpoints: dict[str, Checkpoint] = {}
         self._sweeps: dict[str, dict[str, pd.DataFrame]] = {}
 
     def checkpoint(self, name: str) -> Checkpoint:
+        if name not in self._checkpoints:
+            self._checkpoints[name] = self._load(name)
+        return self._checkpoints[name]
+
+    def _load(self, name: str) -> Checkpoint:
         folder = self.root / "reproduce" / "checkpoints" / METHODS[name]
         if not folder.is_dir():
             raise DefarError(f"{folder}: no such checkpoint; run in a clone of the project or name it with --root")
@@ -72,9 +80,13 @@ class Experiment:
         return cifar10("test")
 
     @cached_property
+    def train_images(self) -> ImageDataset:
+        return cifar10("train")
+
+    @cached_property
     def reference(self) -> GaussianFlow:
         """The Gaussian with the mean and spectrum of the training images; fitting takes a few seconds, once."""
-        train = cifar10("train")
+        train = self.train_images
         file = self.root / "results" / "reference" / f"gaussian-{train.hash[:16]}.safetensors"
         if not file.is_file():
             starts = range(0, len(train), 1000)
@@ -83,8 +95,12 @@ class Experiment:
             parts = torch.view_as_real(fitted.spectrum.resolve_conj()).contiguous()
             with replaced(file) as beside:
                 save_file({"mean": fitted.mean.contiguous(), "spectrum": parts}, beside)
-        tensors = load_file(file)
-        return GaussianFlow(tensors["mean"].to(self.device), torch.view_as_complex(tensors["spectrum"]).to(self.device))
+        try:
+            tensors = load_file(file)
+            mean, spectrum = tensors["mean"], torch.view_as_complex(tensors["spectrum"])
+        except (SafetensorError, KeyError):
+            raise DefarError(f"{file}: corrupt; delete it and run again, it takes seconds to make") from None
+        return GaussianFlow(mean.to(self.device), spectrum.to(self.device))
 
     def sweep(self, name: str) -> dict[str, pd.DataFrame]:
         """All measurements of one model, by measurement name: one sweep, or none where the store has them."""
@@ -95,23 +111,25 @@ class Experiment:
         return self._sweeps[name]
 
     def samples(self, names: tuple[str, ...]) -> tuple[pd.DataFrame, dict[str, np.ndarray]]:
-        """One image of each class from each model, all rows from the same noise, by Euler."""
-        solver, count = Euler(self.scale.sampling_steps), len(CLASSES)
-        rows, pictures = [], []
+        """One image of each class from each model, all rows from the same noise, by Euler; kept in the store."""
+        tables = []
         for name in names:
-            checkpoint = self.checkpoint(name)
-            noise = image_noise(SEED, range(count), checkpoint.shape).to(self.device)
-            drawn = sample(
-                checkpoint.model, noise, solver, interpolant=checkpoint.interpolant, chunk=count,
-                labels=torch.arange(count, device=self.device),
-            )  # fmt: skip
-            pictures.append(checkpoint.codec.decode(drawn.x).permute(0, 2, 3, 1).cpu().numpy())
-            rows += [
-                {"method": name, "image": i, "label": i, "label_name": CLASSES[i], "seed": SEED,
-                 "solver": repr(solver), "nfe": drawn.nfe}
-                for i in range(count)
-            ]  # fmt: skip
-        return pd.DataFrame(rows), {"samples": np.stack(pictures)}
+            key = {"steps": self.scale.sampling_steps, "seed": SEED, "device": self.device.type, **self._identity(name)}
+            table, new = self.store.keep("samples", key, partial(self._sample, name))
+            tables.append(table)
+            self.measured += [f"samples of {name}"] if new else []
+        pictures = np.stack([table.attrs["arrays"]["samples"] for table in tables])
+        return pd.concat(tables, ignore_index=True), {"samples": pictures}
+
+    def _sample(self, name: str) -> pd.DataFrame:
+        checkpoint, solver, count = self.checkpoint(name), Euler(self.scale.sampling_steps), len(CLASSES)
+        noise = image_noise(SEED, range(count), checkpoint.shape).to(self.device)
+        labels = torch.arange(count, device=self.device)
+        drawn = sample(checkpoint.model, noise, solver, interpolant=checkpoint.interpolant, labels=labels)
+        table = pd.DataFrame({"method": name, "image": range(count), "label": range(count), "label_name": CLASSES})
+        table = table.assign(seed=SEED, solver=repr(solver), nfe=drawn.nfe)
+        table.attrs["arrays"] = Arrays(samples=checkpoint.codec.decode(drawn.x).permute(0, 2, 3, 1).cpu().numpy())
+        return table
 
     def paper_values(self, id: str) -> pd.DataFrame:
         """The values read off the paper's figure `id`: columns figure, panel, quantity, t, value, source."""
@@ -160,7 +178,7 @@ class Experiment:
 
     def _identity(self, name: str) -> dict[str, Any]:
         if name == REFERENCE:
-            return {"reference": "gaussian with channel covariance", "fitted_on_sha256": cifar10("train").hash}
+            return {"reference": "gaussian with channel covariance", "fitted_on_sha256": self.train_images.hash}
         card = self.checkpoint(name).card
         training = {key: card.training.get(key) for key in ("steps", "seconds", "hardware")}
         return {"checkpoint": card.name, "sha256": card.sha256, "weights": card.weights, **training}
@@ -177,9 +195,11 @@ def measure_checkpoint(path: Path, data: str, split: str, profile: str, results:
         raise DefarError(f"{data}: images are {dataset.images.shape[1:]}, {path} was trained on {checkpoint.shape}")
     count = min(scale.images, len(dataset))
     batch = dataset.batch(range(count), device=where)
-    known = checkpoint.card.network["num_classes"]
-    if batch.labels is not None and int(batch.labels.max()) >= known:
-        raise DefarError(f"{data}: label {int(batch.labels.max())} is unknown to {path}, which has {known} classes")
+    if checkpoint.classes is None:
+        batch = Batch(batch.data, None)
+    elif batch.labels is not None and int(batch.labels.max()) >= checkpoint.classes:
+        greatest, known = int(batch.labels.max()), checkpoint.classes
+        raise DefarError(f"{data}: label {greatest} is unknown to {path}, which has {known} classes")
     identity = {"sha256": checkpoint.card.sha256, "data_sha256": dataset.hash}
     context = Context(
         checkpoint.model, batch, scale.grid, checkpoint.card.name, checkpoint.interpolant,

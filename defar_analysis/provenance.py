@@ -12,7 +12,7 @@ from typing import Any
 from . import __version__
 
 
-def environment(device: str = "cpu") -> dict[str, Any]:
+def environment() -> dict[str, Any]:
     """Versions, commit and hardware of this process."""
     import torch
 
@@ -21,7 +21,6 @@ def environment(device: str = "cpu") -> dict[str, Any]:
         "commit": git_commit(Path(__file__).parent),
         "python": platform.python_version(),
         "torch": torch.__version__,
-        "device": device,
         "machine": platform.machine(),
         "threads": torch.get_num_threads(),
     }

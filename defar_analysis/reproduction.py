@@ -13,8 +13,8 @@ import pandas as pd
 
 from . import catalog
 from .catalog import Artefact
-from .core.checkpoints import replaced
 from .errors import DefarError
+from .files import replaced
 from .provenance import files_digest
 
 # What a first run takes on two CPU cores, set-up aside.
@@ -78,7 +78,9 @@ def _key_numbers(artefact: Artefact) -> pd.DataFrame | None:
     if artefact.id == "samples":
         return None
     table = artefact.table
-    return table if "t" not in table else table[(table["dc"] == "without") & (table["quantity"] == "pfr_change_percent")]
+    return (
+        table if "t" not in table else table[(table["dc"] == "without") & (table["quantity"] == "pfr_change_percent")]
+    )
 
 
 def _run_notebook(root: Path, profile: str, device: str, name: str) -> None:

@@ -6,11 +6,12 @@ from pathlib import Path
 
 import numpy as np
 
-from .core.checkpoints import load_checkpoint, replaced
+from .core.checkpoints import load_checkpoint
 from .core.devices import resolve_device
 from .core.samplers import Euler, Heun, sample
 from .core.seeding import balanced_labels, image_noise
 from .errors import DefarError
+from .files import replaced
 
 
 def sample_to_file(
@@ -27,15 +28,15 @@ def sample_to_file(
     where = resolve_device(device)
     loaded = load_checkpoint(checkpoint, device=where)
     indices = range(count)
-    labels = balanced_labels(indices, loaded.card.network["num_classes"])
+    labels = None if loaded.classes is None else balanced_labels(indices, loaded.classes)
     drawn = sample(
         loaded.model, image_noise(seed, indices, loaded.shape).to(where), {"euler": Euler, "heun": Heun}[solver](steps),
-        interpolant=loaded.interpolant, labels=labels.to(where),
+        interpolant=loaded.interpolant, labels=None if labels is None else labels.to(where),
     )  # fmt: skip
     images = loaded.codec.decode(drawn.x).permute(0, 2, 3, 1).cpu().numpy()
     if out.suffix == ".npz":
         with replaced(out) as beside, open(beside, "wb") as file:
-            np.savez(file, arr_0=images, arr_1=labels.numpy())
+            np.savez(file, arr_0=images, **({} if labels is None else {"arr_1": labels.numpy()}))
     else:
         from PIL import Image
 

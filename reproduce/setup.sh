@@ -42,6 +42,6 @@ if [[ $have != "$want" ]] || ! .venv/bin/python -c '' 2>/dev/null; then
   echo "setup: .venv is ready"
 fi
 
-# Without the data most tests still run, and figures are drawn from the committed tables.
+# Without the data most tests still run, and `defar figure` redraws from the committed tables.
 .venv/bin/defar data cifar10 ||
   echo "setup: going on without CIFAR-10; tests that need it are skipped" >&2

@@ -76,6 +76,22 @@ def test_samples_do_not_depend_on_how_many_are_drawn(small):
     assert nine["arr_1"].tolist() == [0, 1, 2, 3, 0, 1, 2, 3, 0]
 
 
+def test_an_unconditional_network_is_never_given_a_label(small, monkeypatch):
+    seen = []
+
+    def forward(self, x, t, labels=None):
+        seen.append(labels)
+        return x * 0.1 + t[:, None, None, None]
+
+    card = Card("free", "ema", "", {}, data={"class_conditional": False})
+    save_checkpoint(small / "free", SiT(8, 4, 3, 32, 1, 2, num_classes=1), card)
+    monkeypatch.setattr(SiT, "forward", forward)
+    assert main(["sample", "free", "--out", "a.npz", "--count", "2", "--steps", "1", "--device", "cpu"]) == 0
+    assert main(["measure", "free", "--data", "data.npz", "--profile", "tiny", "--device", "cpu"]) == 0
+    assert len(seen) > 3 and all(labels is None for labels in seen)
+    assert "arr_1" not in np.load("a.npz")
+
+
 MISTAKES = {
     "recipe missing": (["train", "none.toml"], "none.toml: no such file"),
     "unknown key": (["train", "recipe.toml", "--set", "step=3"], "did you mean 'steps'?"),

@@ -9,6 +9,7 @@ import pytest
 
 from defar_analysis import catalog
 from defar_analysis.cli import main
+from defar_analysis.core.networks import SiT
 from defar_analysis.errors import DefarError
 from defar_analysis.reproduction import reproduce
 
@@ -64,10 +65,15 @@ def test_the_gallery_links_to_files_that_exist(finished):
     assert all((finished / "figures" / link).is_file() for link in links.found)
 
 
-def test_a_second_run_recomputes_nothing_and_says_so(root, capsys):
+def test_a_second_run_recomputes_nothing_and_says_so(root, capsys, monkeypatch):
     reproduce(root, "tiny", list(catalog.FIGURES), "cpu")  # the copy has new paths, not new contents
     before = modified(root)
     capsys.readouterr()
+
+    def forbidden(*args):
+        raise AssertionError("a network was called")
+
+    monkeypatch.setattr(SiT, "forward", forbidden)
     reproduce(root, "tiny", list(catalog.FIGURES), "cpu")
     said = capsys.readouterr().err
     assert said.count("measurements still valid, none repeated") == len(catalog.FIGURES)
@@ -110,7 +116,8 @@ def test_a_corrupt_checkpoint_is_named_and_nothing_is_lost(root, capsys):
     weights.write_bytes(weights.read_bytes()[:-100])
     assert main(["reproduce", "--profile", "tiny", "--device", "cpu", "--root", str(root)]) == 2
     said = capsys.readouterr().err.strip().splitlines()
-    assert len(said) == 1 and str(weights) in said[0] and "corrupt" in said[0]
+    assert str(weights) in said[-1] and "corrupt" in said[-1]
+    assert len(said) == 2  # what is going to happen, and what is wrong
     assert modified(root) == before
 
 

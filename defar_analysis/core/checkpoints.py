@@ -3,10 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
-import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,6 +14,7 @@ from torch import nn
 
 from ..config import dump_toml, from_table, read_toml
 from ..errors import DefarError
+from ..files import file_sha256, replaced
 from .codecs import CODECS, PixelCodec
 from .interpolants import INTERPOLANTS, Interpolant
 from .networks import NETWORKS, build_network
@@ -58,8 +55,13 @@ class Checkpoint:
     @property
     def shape(self) -> tuple[int, int, int]:
         """(C, H, W) of one sample."""
-        size = self.card.network["input_size"]
-        return self.card.network["in_channels"], size, size
+        size = self.model.config["input_size"]
+        return self.model.config["in_channels"], size, size
+
+    @property
+    def classes(self) -> int | None:
+        """How many labels the network was trained with; None for a network trained without."""
+        return self.model.config["num_classes"] if self.card.data.get("class_conditional", True) else None
 
 
 def save_checkpoint(folder: Path, model: nn.Module, card: Card, dtype: torch.dtype = torch.float16) -> Path:
@@ -76,7 +78,10 @@ def save_checkpoint(folder: Path, model: nn.Module, card: Card, dtype: torch.dty
     if broken:
         raise DefarError(f"{broken[0]} is not finite in {dtype}; nothing was written: save with dtype=torch.float32")
     folder.mkdir(parents=True, exist_ok=True)
-    with replaced(folder / WEIGHTS) as weights_file, replaced(folder / CARD) as card_file:  # both, or neither
+    with (
+        replaced(folder / WEIGHTS) as weights_file,
+        replaced(folder / CARD) as card_file,
+    ):  # an error leaves the old pair
         save_file(tensors, weights_file)
         digest = file_sha256(weights_file)
         card = dataclasses.replace(card, sha256=digest, network={"family": family, **model.config})
@@ -118,19 +123,3 @@ def load_checkpoint(path: Path, weights: str = "ema", device: torch.device | str
     if card.codec not in CODECS or card.interpolant not in INTERPOLANTS:
         raise DefarError(f"{folder / CARD}: unknown codec {card.codec!r} or interpolant {card.interpolant!r}")
     return Checkpoint(model.to(device).eval().requires_grad_(False), CODECS[card.codec](), card)
-
-
-@contextmanager
-def replaced(path: Path) -> Iterator[Path]:
-    """A path beside `path` to write to; it takes the place of `path` only if the block ends without an error."""
-    beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        yield beside
-        os.replace(beside, path)
-    finally:
-        beside.unlink(missing_ok=True)
-
-
-def file_sha256(path: Path) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -99,7 +99,10 @@ class Recipe:
             raise DefarError(f"network.family = {self.network.family!r}; choose from {', '.join(NETWORKS)}")
 
     def open_data(self, root: Path | None = None) -> ImageDataset:
-        return open_dataset(self.data.name, self.data.split, root=root, size=self.data.image_size)
+        dataset = open_dataset(self.data.name, self.data.split, root=root, size=self.data.image_size)
+        if self.data.class_conditional and dataset.labels is None:
+            raise DefarError(f"{self.data.name}: has no labels; give some, or set data.class_conditional = false")
+        return dataset
 
     def classes(self, dataset: ImageDataset) -> int:
         """How many labels the network knows besides "none": the data set's, or 1 when labels are not used."""

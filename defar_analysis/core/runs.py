@@ -10,7 +10,8 @@ from pathlib import Path
 
 from ..config import dump_toml
 from ..errors import DefarError
-from .checkpoints import load_checkpoint, replaced
+from ..files import replaced
+from .checkpoints import load_checkpoint
 from .recipes import Recipe, load_recipe
 
 STATE, PREVIOUS, LOG, RECIPE, CHECKPOINT = "state.pt", "state-previous.pt", "log.jsonl", "recipe.toml", "checkpoint"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
@@ -84,6 +84,7 @@ def sample(
     *,
     interpolant: Interpolant | None = None,
     labels: Tensor | None = None,
+    generators: Sequence[torch.Generator] | None = None,
     chunk: int = 64,
     save: Literal["all"] | None = None,
 ) -> Sample:
@@ -91,7 +92,8 @@ def sample(
 
     The network always sees `chunk` images, the last chunk padded with repeats, so image i is the same bit for bit
     whatever else is asked for beside it. The state keeps the noise's dtype. labels (N,) or None; save="all" keeps the
-    state at every grid time.
+    state at every grid time. generators, one for each image, are for solvers that draw noise on the way: Euler and Heun
+    draw none.
 
     Raises DefarError when the labels do not fit or the result is not finite.
     """

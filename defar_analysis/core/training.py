@@ -20,7 +20,8 @@ import torch
 from torch import nn
 
 from ..errors import DefarError, Interrupted
-from .checkpoints import Card, replaced, save_checkpoint
+from ..files import replaced
+from .checkpoints import Card, save_checkpoint
 from .datasets import ImageDataset
 from .devices import resolve_device
 from .ema import Ema
@@ -120,6 +121,7 @@ class TrainingRun:
             "seconds": self.seconds,
             "forwards_per_step": self.forwards_per_step,
             "window": self.window,
+            "data_sha256": self.dataset.hash,
             "model": self.model.state_dict(),
             "ema": self.ema.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
@@ -130,24 +132,40 @@ class TrainingRun:
                 (folder / STATE).replace(folder / PREVIOUS)
 
     def resume(self, folder: Path) -> None:
-        """Load the newest readable state; a corrupt one is set aside, and said so."""
+        """Load the newest readable state; a corrupt one is set aside, and said so.
+
+        Raises DefarError, leaving the files alone, when there are states but none can be used, or when the images are
+        not those that the state was trained on.
+        """
+        corrupt = []
         for file in (folder / STATE, folder / PREVIOUS):
             if not file.exists():
                 continue
             try:
                 state = torch.load(file, map_location=self.device, weights_only=True)
                 parts = [state[key] for key in ("model", "ema", "optimizer", "step", "seconds")]
+            except (OSError, MemoryError, torch.OutOfMemoryError) as error:
+                raise DefarError(f"{file}: cannot be read now ({type(error).__name__}: {error}); try again") from None
             except Exception as error:  # torch raises many kinds for a damaged file
-                aside = file.with_suffix(".corrupt")
-                file.replace(aside)
-                reason = " ".join(str(error).split())[:120]
-                print(f"{file}: cannot be read ({reason}); kept as {aside.name}, trying an older one", file=sys.stderr)
+                corrupt.append((file, " ".join(str(error).split())[:100]))
                 continue
+            if state.get("data_sha256", self.dataset.hash) != self.dataset.hash:
+                raise DefarError(f"{folder}: was trained on other images than {self.dataset.name}; give another --out")
+            for damaged, reason in corrupt:
+                aside = damaged.with_name(f"{damaged.stem}-before-{state['step']}.corrupt")
+                damaged.replace(aside)
+                print(
+                    f"{damaged}: corrupt ({reason}); kept as {aside.name}, going on from {file.name}", file=sys.stderr
+                )
             for target, part in zip((self.model, self.ema.model, self.optimizer), parts[:3], strict=True):
                 target.load_state_dict(part)
             self.step, self.seconds = parts[3:]
             self.forwards_per_step, self.window = state.get("forwards_per_step", 0), state.get("window", [])
             return
+        if corrupt:
+            raise DefarError(
+                f"{corrupt[0][0]}: corrupt, and there is no older state; give another --out to start again"
+            )
 
     def card(self) -> Card:
         """The card of the averaged weights."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -100,8 +101,17 @@ class Context:
             "indices": list(self.indices or range(self.count)),
             "seed": self.seed,
             "chunk": self.chunk,
+            "device": torch.device(self.device).type,
+            "images_sha256": tensor_sha256(self.batch.data),
+            "labels_sha256": None if self.batch.labels is None else tensor_sha256(self.batch.labels),
             **self.identity,
         }
+
+
+def tensor_sha256(tensor: Tensor) -> str:
+    """Of the values as they lie in memory; which dtype and shape they have is part of it."""
+    content = tensor.detach().cpu().contiguous().numpy()
+    return hashlib.sha256(f"{content.dtype} {content.shape}".encode() + content.tobytes()).hexdigest()
 
 
 @dataclass(frozen=True)

@@ -124,7 +124,7 @@ def crossings(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def restoration(baseline: pd.DataFrame, other: pd.DataFrame) -> pd.DataFrame:
-    """Change in percent of the mean PFR of the prediction from `baseline` to `other`, with bootstrap intervals (Fig. 5).
+    """Change in percent of the mean PFR of the prediction from `baseline` to `other`, with intervals (Fig. 5).
 
     Paired: each replicate takes the same images and noise for both.
 

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import sys
 import zipfile
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from ..core.checkpoints import file_sha256, replaced
+from ..errors import DefarError
+from ..files import file_sha256, replaced
 from ..provenance import digest, environment
 from .base import Arrays, Context, Measurement, measure
 
@@ -26,26 +26,43 @@ class Store:
     folder: Path
 
     def measure(self, measurements: Sequence[Measurement], ctx: Context) -> tuple[dict[str, pd.DataFrame], list[str]]:
-        """Tables by measurement name, and the names that had to be measured; those share one sweep."""
-        tables = {m.name: self.load(m, ctx) for m in measurements}
+        """Tables by measurement name, and the names that had to be measured; those share one sweep.
+
+        Raises DefarError for a context without identity: two models would share one key.
+        """
+        if not ctx.identity:
+            raise DefarError(
+                f"{ctx.name}: a stored result needs Context(identity=...), such as the checkpoint's sha256"
+            )
+        keys = {m.name: {"version": m.version, "settings": asdict(m), "context": ctx.key_parts()} for m in measurements}
+        tables = {name: self._load(name, key) for name, key in keys.items()}
         missing = [m for m in measurements if tables[m.name] is None]
         if missing:
             for name, table in measure(missing, ctx).items():
-                self.save(next(m for m in missing if m.name == name), ctx, table)
+                self._save(name, keys[name], table)
                 tables[name] = table
         return tables, [m.name for m in missing]
 
-    def load(self, measurement: Measurement, ctx: Context) -> pd.DataFrame | None:
+    def keep(self, name: str, key: dict[str, Any], compute: Callable[[], pd.DataFrame]) -> tuple[pd.DataFrame, bool]:
+        """The table stored under `name` and `key`, or computed and stored now; and whether it was computed."""
+        table = self._load(name, key)
+        if table is not None:
+            return table, False
+        table = compute()
+        self._save(name, key, table)
+        return table, True
+
+    def _load(self, name: str, key: dict[str, Any]) -> pd.DataFrame | None:
         """The stored table with its attrs, or None where there is none that can be trusted."""
-        stem = self._stem(measurement, ctx)
+        stem = self._stem(name, key)
         note = stem.with_suffix(".json")
         if not note.is_file():
             return None
         try:
             record = json.loads(note.read_text(encoding="utf-8"))
-            for name, expected in record["files"].items():
-                if file_sha256(stem.parent / name) != expected:
-                    raise ValueError(f"{name} does not match its checksum")
+            for file, expected in record["files"].items():
+                if file_sha256(stem.parent / file) != expected:
+                    raise ValueError(f"{file} does not match its checksum")
             table = pd.read_parquet(stem.with_suffix(".parquet"))
             with np.load(stem.with_suffix(".npz"), allow_pickle=False) as arrays:
                 table.attrs = {"arrays": Arrays(arrays), "forwards": record["forwards"]}
@@ -54,10 +71,9 @@ class Store:
             return None
         return table
 
-    def save(self, measurement: Measurement, ctx: Context, table: pd.DataFrame) -> None:
+    def _save(self, name: str, key: dict[str, Any], table: pd.DataFrame) -> None:
         """Write table, arrays and provenance; the .json comes last, so a result without one never counts."""
-        stem = self._stem(measurement, ctx)
-        stem.parent.mkdir(parents=True, exist_ok=True)
+        stem = self._stem(name, key)
         plain = table.copy()
         arrays, plain.attrs = table.attrs.get("arrays", {}), {}
         with replaced(stem.with_suffix(".parquet")) as beside:
@@ -66,21 +82,14 @@ class Store:
             np.savez_compressed(file, **arrays)
         files = [stem.with_suffix(suffix) for suffix in (".parquet", ".npz")]
         record = {
-            "measurement": measurement.name,
-            "version": measurement.version,
-            "settings": _settings(measurement),
-            "context": ctx.key_parts(),
+            "name": name,
+            **key,
             "forwards": table.attrs.get("forwards"),
-            "environment": environment(ctx.device),
+            "environment": environment(),
             "files": {file.name: file_sha256(file) for file in files},
         }
         with replaced(stem.with_suffix(".json")) as beside:
             beside.write_text(json.dumps(record, indent=1), encoding="utf-8")
 
-    def _stem(self, measurement: Measurement, ctx: Context) -> Path:
-        key = digest([measurement.name, measurement.version, _settings(measurement), ctx.key_parts()])
-        return self.folder / measurement.name / key
-
-
-def _settings(measurement: Measurement) -> dict[str, Any]:
-    return dataclasses.asdict(measurement)
+    def _stem(self, name: str, key: dict[str, Any]) -> Path:
+        return self.folder / name / digest([name, key])

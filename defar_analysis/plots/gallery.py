@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from ..errors import DefarError
-from .style import replacing
+from ..files import replaced
 
 KEYS = ("id", "title")
 
@@ -63,7 +63,7 @@ def write(folder: Path, entries: Sequence[Mapping], title: str = "Figures") -> P
         + "\n</main>\n</body>\n</html>\n"
     )
     path = folder / "index.html"
-    with replacing(path) as beside:
+    with replaced(path) as beside:
         beside.write_text(page, encoding="utf-8", newline="\n")
     return path
 

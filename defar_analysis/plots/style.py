@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import os
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
@@ -17,6 +16,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from ..errors import DefarError
+from ..files import replaced
 
 REFERENCE = "Gaussian reference"
 TARGET, RAW_LOSS, PAPER_LABEL = "target", "raw loss", "paper, read off its figure"
@@ -198,20 +198,6 @@ def labelled(axes: Sequence[Axes]) -> tuple[list, list[str]]:
 # ---- files
 
 
-@contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """A file beside `path` to write to, which takes its place only when the block ends well."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        yield beside
-        os.replace(beside, path)
-    finally:
-        with suppress(FileNotFoundError):
-            beside.unlink()
-
-
 def save(figure: Figure, stem: Path, style: Style = PAPER) -> tuple[Path, Path]:
     """Write stem.png and stem.pdf, byte for byte the same for the same figure; return both paths."""
     stem = Path(stem)
@@ -223,7 +209,7 @@ def save(figure: Figure, stem: Path, style: Style = PAPER) -> tuple[Path, Path]:
     paths = []
     for kind, extra in metadata.items():
         path = stem.with_name(f"{stem.name}.{kind}")
-        with applied(style), replacing(path) as beside:
+        with applied(style), replaced(path) as beside:
             figure.savefig(beside, format=kind, dpi=style.dpi, metadata=extra)
         paths.append(path)
     return paths[0], paths[1]

@@ -266,11 +266,13 @@ def test_an_unconditional_network_trains_what_no_labels_evaluates(recipe, data):
     assert not torch.equal(table[run.model.num_classes], before[run.model.num_classes])
 
 
-def test_data_without_labels_trains(recipe, tmp_path, data):
+def test_data_without_labels_trains_an_unconditional_network_only(recipe, tmp_path, data, refuses):
+    bare = tmp_path / "bare.npz"
     with np.load(data) as file:
-        np.savez(tmp_path / "bare.npz", arr_0=file["arr_0"])
-    folder = train(recipe(steps=2, data=Data(str(tmp_path / "bare.npz"))), tmp_path / "run")
-    assert load_checkpoint(folder).card.data["classes"] == 1
+        np.savez(bare, arr_0=file["arr_0"])
+    refuses(lambda: train(recipe(data=Data(str(bare))), tmp_path / "run"), bare, "class_conditional = false")
+    folder = train(recipe(steps=2, data=Data(str(bare), class_conditional=False)), tmp_path / "run")
+    assert load_checkpoint(folder).classes is None
 
 
 # --- stopping and going on ---
@@ -344,19 +346,41 @@ def test_a_corrupt_state_is_kept_aside_and_the_one_before_goes_on(recipe, straig
     capsys.readouterr()
     train(recipe(), folder)
     (line,) = capsys.readouterr().err.splitlines()
-    assert str(folder / STATE) in line and "state.corrupt" in line
-    assert (folder / "state.corrupt").read_bytes() == broken
+    (aside,) = folder.glob("*.corrupt")
+    assert str(folder / STATE) in line and aside.name in line
+    assert aside.read_bytes() == broken
     assert_same_end(folder, straight)
     assert steps_in_log(folder) == EVERY_SECOND
 
 
 @pytest.mark.parametrize("content", [b"", b"no state"])
-def test_without_a_readable_state_the_run_starts_again(recipe, straight, killed_at_8, content, capsys):
-    (killed_at_8 / STATE).write_bytes(content)
+def test_without_a_readable_state_nothing_is_overwritten(recipe, killed_at_8, content, refuses):
+    for name in (STATE, PREVIOUS):
+        (killed_at_8 / name).write_bytes(content)
+    before = {f: f.read_bytes() for f in killed_at_8.iterdir() if f.is_file()}
+    refuses(lambda: train(recipe(), killed_at_8), killed_at_8 / STATE, "corrupt", "--out")
+    assert {f: f.read_bytes() for f in killed_at_8.iterdir() if f.is_file()} == before
+
+
+def test_a_state_that_cannot_be_read_just_now_is_left_alone(recipe, straight, killed_at_8, monkeypatch, refuses):
+    def full(*args, **kwargs):
+        raise MemoryError("no memory")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(training.torch, "load", full)
+        refuses(lambda: train(recipe(), killed_at_8), killed_at_8 / STATE, "no memory", "try again")
     train(recipe(), killed_at_8)
-    assert "cannot be read" in capsys.readouterr().err
     assert_same_end(killed_at_8, straight)
-    assert steps_in_log(killed_at_8) == EVERY_SECOND
+
+
+def test_a_run_does_not_go_on_with_other_images(recipe, data, killed_at_8, refuses):
+    with np.load(data) as file:
+        arrays = dict(file)
+    np.savez(data, **{**arrays, "arr_0": 255 - arrays["arr_0"]})
+    try:
+        refuses(lambda: train(recipe(), killed_at_8), killed_at_8, "other images")
+    finally:
+        np.savez(data, **arrays)
 
 
 def test_a_finished_run_is_not_trained_again(recipe, straight, monkeypatch, capsys):

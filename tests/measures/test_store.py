@@ -1,11 +1,14 @@
 """Results are kept, found again, and never trusted when damaged."""
 
+import dataclasses
+
 import numpy as np
 import pandas as pd
 import pytest
 import torch
 
 from defar_analysis.core.datasets import Batch
+from defar_analysis.errors import DefarError
 from defar_analysis.measures.base import Context, TimeGrid
 from defar_analysis.measures.emphasis import FEL
 from defar_analysis.measures.frequency import PFR
@@ -69,6 +72,29 @@ def test_a_damaged_file_is_measured_again_and_said_so(tmp_path, capsys, suffix):
     assert "cannot be trusted" in capsys.readouterr().err
     pd.testing.assert_frame_equal(good["pfr"], again["pfr"])
     assert store.measure([PFR()], context(Field()))[1] == []
+
+
+def test_other_images_are_another_result_and_no_identity_is_refused(tmp_path):
+    store = Store(tmp_path)
+    ctx = context(Field())
+    store.measure([PFR()], ctx)
+    other = dataclasses.replace(ctx, batch=Batch(ctx.batch.data + 0.1, None))
+    assert store.measure([PFR()], other)[1] == ["pfr"]
+    with pytest.raises(DefarError, match="identity"):
+        store.measure([PFR()], dataclasses.replace(ctx, identity={}))
+
+
+def test_anything_can_be_kept_and_is_computed_once(tmp_path):
+    made = []
+
+    def compute():
+        made.append(1)
+        return pd.DataFrame({"a": [1.5]})
+
+    for expected_new in (True, False):
+        table, new = Store(tmp_path).keep("thing", {"seed": 0}, compute)
+        assert new == expected_new and table["a"].tolist() == [1.5]
+    assert len(made) == 1 and Store(tmp_path).keep("thing", {"seed": 1}, compute)[1]
 
 
 def test_nothing_half_written_is_left(tmp_path):

@@ -178,7 +178,9 @@ def test_restoration_shows_the_paired_change(curves):
     left, right = frequency.plot_restoration(curves, note="64 images").axes
     assert {model for model in MODELS if line_of(left, model)} == set(MODELS)
     drawn = line_of(right, "DEFAR against SiT")
-    np.testing.assert_array_equal(drawn.get_ydata(), rows_of(curves, "DEFAR against SiT", "pfr_change_percent")["value"])
+    np.testing.assert_array_equal(
+        drawn.get_ydata(), rows_of(curves, "DEFAR against SiT", "pfr_change_percent")["value"]
+    )
     assert to_hex(drawn.get_color()) == to_hex(style.PAPER.colour("DEFAR"))
     zero = [line for line in right.get_lines() if set(line.get_ydata()) == {0.0}]
     assert len(zero) == 1
@@ -362,7 +364,7 @@ def test_saved_bytes_are_the_same_twice(curves, crossings, paper, arrays, tmp_pa
 def test_a_failed_save_leaves_the_old_file(tmp_path):
     path = tmp_path / "fig.png"
     path.write_bytes(b"old")
-    with pytest.raises(RuntimeError), style.replacing(path) as beside:
+    with pytest.raises(RuntimeError), style.replaced(path) as beside:
         beside.write_bytes(b"half")
         raise RuntimeError
     assert path.read_bytes() == b"old"
