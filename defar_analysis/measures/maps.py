@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from ..core.codecs import PixelCodec
+from ..core.tensors import l2_norm
 from .base import Arrays, AtPair, AtTime, Context, measure
 from .spectral import CUTOFF, high_pass, low_pass
 from .statistics import mean_interval, resampling_weights
@@ -49,14 +50,14 @@ class _Maps:
     def at_time(self, step: AtTime) -> None:
         if step.index == 0:
             low = low_pass(step.batch.data, self.settings.cutoff)
-            self.low = torch.linalg.vector_norm(low - low.mean((2, 3), keepdim=True), dim=1)
-            self.high = torch.linalg.vector_norm(step.batch.data - low, dim=1)
+            self.low = l2_norm(low - low.mean((2, 3), keepdim=True), 1)
+            self.high = l2_norm(step.batch.data - low, 1)
 
     def at_pair(self, step: AtPair) -> None:
         for k, pair in enumerate(self.wanted):
             if pair == (step.index, step.end):
                 bias = step.rollout.bias
-                heat = torch.linalg.vector_norm(bias, dim=1)
+                heat = l2_norm(bias, 1)
                 rms = bias.square().mean((1, 2, 3)).sqrt()
                 columns = torch.stack([rms, correlation(heat, self.low), correlation(heat, self.high)], dim=1)
                 self.statistics[k].append(columns.double().cpu().numpy())
@@ -97,7 +98,7 @@ class _Maps:
 def correlation(a: Tensor, b: Tensor) -> Tensor:
     """Pearson correlation over the pixels of each sample; a, b (B, H, W); (B,). 0 where either is constant."""
     a, b = (z.flatten(1) - z.flatten(1).mean(dim=1, keepdim=True) for z in (a, b))
-    size = torch.linalg.vector_norm(a, dim=1) * torch.linalg.vector_norm(b, dim=1)
+    size = l2_norm(a, 1) * l2_norm(b, 1)
     return (a * b).sum(dim=1) / size.clamp(min=1e-30)
 
 

@@ -11,6 +11,7 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
+from ..core.tensors import l2_norm, wide
 from ..errors import DefarError
 
 CUTOFF = 0.2  # cycles per pixel; the paper's value is lost, reproduce/assumptions.md tells how this one was chosen
@@ -47,18 +48,18 @@ def _band_masks(height: int, width: int, cutoff: float, drop_dc: bool, device: s
 def low_pass(x: Tensor, cutoff: float = CUTOFF) -> Tensor:
     """The low band of x, mean included, back in space; real, x's shape and dtype."""
     low, _ = band_masks(*x.shape[-2:], cutoff, device=x.device)
-    return torch.fft.ifft2(torch.fft.fft2(_wide(x), norm="ortho") * low, norm="ortho").real.to(x.dtype)
+    return torch.fft.ifft2(torch.fft.fft2(wide(x), norm="ortho") * low, norm="ortho").real.to(x.dtype)
 
 
 def high_pass(x: Tensor, cutoff: float = CUTOFF) -> Tensor:
     """The high band of x back in space; low_pass(x) + high_pass(x) = x."""
     _, high = band_masks(*x.shape[-2:], cutoff, device=x.device)
-    return torch.fft.ifft2(torch.fft.fft2(_wide(x), norm="ortho") * high, norm="ortho").real.to(x.dtype)
+    return torch.fft.ifft2(torch.fft.fft2(wide(x), norm="ortho") * high, norm="ortho").real.to(x.dtype)
 
 
 def band_energies(v: Tensor, cutoff: float = CUTOFF) -> tuple[Tensor, Tensor, Tensor]:
     """(dc, low, high) energies sum |F|^2 of each sample, all channels together, (B,); low leaves the DC bin out."""
-    power = torch.fft.fft2(_wide(v), norm="ortho").abs().square().sum(dim=1)
+    power = torch.fft.fft2(wide(v), norm="ortho").abs().square().sum(dim=1)
     low, high = band_masks(*v.shape[-2:], cutoff, drop_dc=True, device=v.device)
     flat = power.flatten(1)
     bands = flat @ torch.stack([low.flatten(), high.flatten()], dim=1).to(flat.dtype)
@@ -103,11 +104,6 @@ def frequency_emphasis(loss_map: Tensor, low_mask: Tensor, high_mask: Tensor) ->
 
 
 def _top(band: Tensor, share: float) -> Tensor:
-    magnitude = torch.linalg.vector_norm(band, dim=1)
-    threshold = torch.quantile(_wide(magnitude).flatten(1), 1 - share, dim=1)
+    magnitude = l2_norm(band, 1)
+    threshold = torch.quantile(wide(magnitude).flatten(1), 1 - share, dim=1)
     return magnitude >= threshold[:, None, None]
-
-
-def _wide(x: Tensor) -> Tensor:
-    """FFTs and quantiles want float32 at least."""
-    return x if x.dtype in (torch.float32, torch.float64) else x.float()

@@ -25,11 +25,6 @@ class LossTerms:
     forwards: int
 
 
-def wide(x: Tensor) -> Tensor:
-    """x in float32 at least: norms and losses are not taken in half precision."""
-    return x if x.dtype in (torch.float32, torch.float64) else x.float()
-
-
 @dataclass(frozen=True, kw_only=True)
 class Objective:
     """A loss over pairs of noise and data.

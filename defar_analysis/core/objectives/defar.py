@@ -15,8 +15,9 @@ from torch import Tensor
 
 from ...errors import DefarError
 from ..rollout import Draw, VelocityModel, rollout
+from ..tensors import l2_norm, wide
 from ..times import increasing_times
-from .base import LossTerms, Objective, wide
+from .base import LossTerms, Objective
 
 BiasNorm = Literal["l2", "l1", "max", "mean"]
 BiasMap = Literal["pixel", "element", "signed"]
@@ -115,7 +116,7 @@ def compensation_weight(
 def normalized_bias_map(bias: Tensor, norm: BiasNorm = "l2", map: BiasMap = "pixel", eps: float = 1e-6) -> Tensor:
     """m / (|m| + eps), the second term of :func:`compensation_weight` without alpha. Same shapes."""
     if map == "pixel":
-        m = torch.linalg.vector_norm(bias, dim=1, keepdim=True)
+        m = l2_norm(bias, 1, keepdim=True)
     elif map in ("element", "signed"):
         m = bias if map == "signed" else bias.abs()
     else:
@@ -123,7 +124,7 @@ def normalized_bias_map(bias: Tensor, norm: BiasNorm = "l2", map: BiasMap = "pix
     axes, entries = tuple(range(1, m.ndim)), m[0].numel()
     # eps shrinks with the norm that it guards, so that all four readings forget it at the same size of bias.
     if norm == "l2":
-        size = torch.linalg.vector_norm(m, dim=axes, keepdim=True) + eps
+        size = l2_norm(m, axes, keepdim=True) + eps
     elif norm == "l1":
         size = m.abs().sum(axes, keepdim=True) + eps
     elif norm == "mean":

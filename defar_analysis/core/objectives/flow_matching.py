@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ..rollout import Draw, VelocityModel, same_dropout
-from .base import LossTerms, Objective, wide
+from ..tensors import wide
+from .base import LossTerms, Objective
 
 
 @dataclass(frozen=True, kw_only=True)
