@@ -7,10 +7,10 @@ usage() {
   cat <<'END'
 usage: reproduce/run_all.sh [--profile tiny|quick|full] [--only NAME] [--device DEVICE]
 
-Sets up .venv and CIFAR-10 if needed (a few minutes, once), then measures and draws the paper's figures and tables.
+Sets up .venv and CIFAR-10 if needed (a few minutes, once), then measures and draws the paper's figures.
 
-  --profile tiny|quick|full   how much to measure (default quick: 5-15 minutes on 2 cores)
-  --only NAME                 one figure or table, such as fig3
+  --profile tiny|quick|full   how much to measure (default quick: 1-5 minutes on 2 cores)
+  --only NAME                 one figure, such as fig3; repeat for more
   --device DEVICE             cpu, cuda, cuda:1, ... (default: chosen by defar)
   --help                      this text; nothing is set up
 END

@@ -15,13 +15,16 @@ if ! new_enough "$python"; then
   exit 2
 fi
 
+# Called from an activated .venv, the interpreter must be the one behind it: .venv itself may be made anew.
+python=$("$python" -c 'import sys; print(getattr(sys, "_base_executable", sys.executable))')
+
 # the folder belongs to it: scripts in .venv/bin hold absolute paths
-want=$({ "$python" -c 'import sys; print(sys.version, sys.executable)'; pwd; cat pyproject.toml constraints.txt; } |
+want=$({ pwd; cat pyproject.toml constraints.txt; } |
   "$python" -c 'import hashlib, sys; print(hashlib.sha256(sys.stdin.buffer.read()).hexdigest())')
 stamp=.venv/defar-setup
 have=$(cat $stamp 2>/dev/null || true)
 
-if [[ $have != "$want" ]] || ! .venv/bin/python -c '' 2>/dev/null; then
+if [[ $have != "$want" ]] || ! new_enough .venv/bin/python; then
   # Only what this script began may be removed; somebody's own .venv is installed into.
   if [[ -e .venv/made-by-setup ]]; then
     echo "setup: the earlier .venv is unfinished or out of date; making it anew"
