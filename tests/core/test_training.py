@@ -555,3 +555,23 @@ def test_ctrl_c_saves_exits_130_with_one_line_and_the_same_command_goes_on(recip
     finished = run("-m", "defar_analysis.core.training")
     assert (finished.returncode, finished.stderr) == (0, "")
     assert_same_end(tmp_path / "run", straight)
+
+
+# --- half precision ---
+
+
+def test_bf16_runs_the_network_in_bf16_and_everything_else_in_float32(recipe, data):
+    run = TrainingRun(recipe(precision="bf16"), npz_dataset(data))
+    inside = set()
+    run.model.blocks[0].mlp.fc1.register_forward_hook(lambda module, args, out: inside.add(out.dtype))
+    torch.nn.init.normal_(run.model.final_layer.linear.weight, std=0.1)
+    values = [run.advance() for _ in range(3)]
+    assert inside == {torch.bfloat16}
+    assert all(np.isfinite(list(v.values())).all() for v in values)
+    assert {p.dtype for p in run.model.parameters()} == {torch.float32}
+    with torch.autocast("cpu", torch.bfloat16):
+        generator = torch.Generator().manual_seed(0)
+        batch = npz_dataset(data).batch([0, 1, 2, 3])
+        loss = run.objective(run.model, run.objective.draw(batch, generator))
+    assert loss.total.dtype == torch.float32
+    assert {term.dtype for term in loss.terms.values()} == {torch.float32}
