@@ -13,7 +13,7 @@ try:
 except ImportError:
     sys.exit("defar: error: the command line needs more than the core: pip install 'defar-analysis[analysis]'")
 
-from .errors import DefarError
+from .errors import DefarError, Interrupted, one_line
 
 Device = Annotated[str, arg(help="cpu, cuda, cuda:1, npu, ...; auto takes an accelerator where there is one")]
 Root = Annotated[Path, arg(help="the project folder: it holds reproduce/, notebooks/ and figures/")]
@@ -107,8 +107,6 @@ COMMANDS = {f.__name__: f for f in (train, sample, measure, figure, reproduce, d
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line; returns the exit status: 0, 2 for a mistake to mend, 130 when interrupted."""
-    from .errors import Interrupted
-
     try:
         tyro.extras.subcommand_cli_from_dict(
             COMMANDS, prog="defar", args=arguments, config=(tyro.conf.FlagConversionOff,),
@@ -120,12 +118,15 @@ def main(arguments: list[str] | None = None) -> int:
     except DefarError as error:
         print(f"defar: error: {error}", file=sys.stderr)
         return 2
-    except KeyboardInterrupt:
-        print("defar: interrupted; finished results are kept, the same command goes on", file=sys.stderr)
-        return 130
     except BrokenPipeError:  # `defar ... | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    except OSError as error:
+        print(f"defar: error: {one_line(error)}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("defar: interrupted; finished results are kept, the same command goes on", file=sys.stderr)
+        return 130
     return 0
 
 

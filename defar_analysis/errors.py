@@ -9,5 +9,10 @@ class DefarError(ValueError):
     """
 
 
+def one_line(error: OSError) -> str:
+    """What the system refused, to which file, in one line: a full disk, a read-only or missing folder."""
+    return f"{error.filename or 'a file'}: {error.strerror or error}; choose another place, or make room and run again"
+
+
 class Interrupted(Exception):
     """Long work was asked to stop and has saved its state; the message says how to go on. Exit status 130."""

@@ -1,4 +1,4 @@
-"""The paper's measurements on this repository's checkpoints: which models, images and grid each profile takes."""
+"""The paper's measurements, on this repository's checkpoints or on any: which images and grid each profile takes."""
 
 from __future__ import annotations
 
@@ -208,8 +208,9 @@ def measure_checkpoint(path: Path, data: str, split: str, profile: str, results:
     tables, new = Store(Path(results)).measure(Experiment.measurements, context)
     curves = tables["pfr"].query("dc == 'without' and estimator == 'mean_of_ratios'")
     wide = pd.concat([curves, tables["fel"]]).pivot(index="t", columns="quantity", values="value")
+    unlabelled = checkpoint.classes is not None and batch.labels is None
     parts = [
-        f"{checkpoint.card.name} on {count} images of {data}, profile {profile}: "
+        f"{checkpoint.card.name} on {count} images of {data}{', without labels' * unlabelled}, profile {profile}: "
         + (f"measured {', '.join(new)}" if new else f"all of it still valid in {results}"),
         wide.round(3).to_string(),
         crossings(tables["pfr"]).round(3).to_string(index=False),

@@ -122,6 +122,30 @@ def test_a_mistake_is_one_line_that_says_how_to_mend_it(mistake, small, capsys):
     assert [f for f in small.iterdir() if f.is_file()] == [f for f in before if f.is_file()]
 
 
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["sample", "checkpoint", "--out", "taken.png", "--count", "1", "--steps", "1", "--device", "cpu"],
+        ["measure", "checkpoint", "--data", "data.npz", "--profile", "tiny", "--results", "file", "--device", "cpu"],
+        ["train", "recipe.toml", "--out", "file", "--device", "cpu"],
+    ],
+    ids=lambda arguments: arguments[0],
+)
+def test_what_the_system_refuses_is_one_line(arguments, small, capsys):
+    (small / "taken.png").mkdir()
+    (small / "file").write_text("mine")
+    assert main(arguments) == 2
+    (line,) = capsys.readouterr().err.strip().splitlines()
+    assert line.startswith("defar: error: ") and ("taken.png" in line or "file" in line)
+    assert (small / "file").read_text() == "mine" and not list(small.glob(".*tmp"))
+
+
+def test_a_measurement_without_labels_says_so(small, capsys):
+    np.savez("bare.npz", images=np.random.default_rng(0).integers(0, 256, (8, 8, 8, 3), np.uint8))
+    assert main(["measure", "checkpoint", "--data", "bare.npz", "--profile", "tiny", "--device", "cpu"]) == 0
+    assert "bare.npz, without labels" in capsys.readouterr().out
+
+
 def test_images_of_another_shape_are_refused(small, capsys):
     np.savez("large.npz", images=np.zeros((8, 16, 16, 3), np.uint8))
     assert main(["measure", "checkpoint", "--data", "large.npz", "--profile", "tiny", "--device", "cpu"]) == 2

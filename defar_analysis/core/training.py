@@ -19,7 +19,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from ..errors import DefarError, Interrupted
+from ..errors import DefarError, Interrupted, one_line
 from ..files import replaced
 from .checkpoints import Card, save_checkpoint
 from .datasets import ImageDataset
@@ -240,6 +240,9 @@ def main(arguments: list[str] | None = None) -> int:
         return 130
     except DefarError as error:
         print(f"error: {error}", file=sys.stderr)
+        return 2
+    except OSError as error:
+        print(f"error: {one_line(error)}", file=sys.stderr)
         return 2
     return 0
 
