@@ -7,7 +7,11 @@ __version__ = "0.1.0"
 _HOMES = {
     "core.interpolants": ("Coefficients", "Interpolant", "Linear", "GVP", "VP", "PathPoint"),
     "core.rollout": ("Draw", "Rollout", "VelocityModel", "rollout", "exposure_bias"),
-    "core.objectives": ("FlowMatching", "Defar", "LossTerms", "Objective", "compensation_weight"),
+    "core.couplings": ("Coupling", "Independent", "MinibatchOT"),
+    "core.objectives": (
+        "FlowMatching", "InputPerturbation", "SDSS", "MDSS", "Defar", "MixFlow", "reflexflow", "simpletuner", "strong",
+        "LossTerms", "Objective", "compensation_weight",
+    ),
     "core.networks": ("SiT", "sit"),
     "core.oracles": ("GaussianFlow",),
     "core.samplers": ("sample", "Sample", "Euler", "Heun"),

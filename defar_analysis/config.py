@@ -28,6 +28,29 @@ def read_toml(path: Path) -> dict[str, Any]:
         raise DefarError(f"{path}: cannot be read as TOML: {error}") from None
 
 
+def read_layers(path: Path, seen: tuple[Path, ...] = ()) -> dict[str, Any]:
+    """A TOML file laid over the one that its key `extends` names, relative to itself, table by table.
+
+    Raises DefarError for files that extend each other in a circle.
+    """
+    path = Path(path)
+    if path.resolve() in seen:
+        raise DefarError(f"{path}: extends itself, by way of {', '.join(p.name for p in seen)}")
+    table = read_toml(path)
+    below = table.pop("extends", None)
+    if below is None:
+        return table
+    if not isinstance(below, str):
+        raise DefarError(f"{path}: extends = {below!r}; name one TOML file, relative to this one")
+    return _merged(read_layers(path.parent / below, (*seen, path.resolve())), table)
+
+
+def _merged(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
+    both = {key: _merged(below[key], above[key]) for key in below.keys() & above.keys()
+            if isinstance(below[key], dict) and isinstance(above[key], dict)}  # fmt: skip
+    return {**below, **above, **both}
+
+
 def from_table(cls: type[T], table: dict[str, Any], where: str) -> T:
     """An instance of the dataclass `cls` from a TOML table; tables nest where a field is itself a dataclass."""
     hints = typing.get_type_hints(cls)

@@ -15,7 +15,8 @@ from defar_analysis.core.cifar10 import data_root, one_line, open_cifar10, prepa
 from defar_analysis.errors import DefarError
 
 __all__ = [
-    "Batch", "ImageDataset", "cifar10", "data_root", "image_folder", "npz_dataset", "open_dataset", "prepare_cifar10",
+    "KNOWN_DATA", "Batch", "DataSpec", "ImageDataset", "cifar10", "data_root", "image_folder", "npz_dataset",
+    "open_dataset", "prepare_cifar10",
 ]  # fmt: skip
 
 _ENDINGS = {".png", ".jpg", ".jpeg", ".webp", ".bmp"}
@@ -28,6 +29,23 @@ class Batch:
 
     data: Tensor  # (B,C,H,W) float in [-1,1]
     labels: Tensor | None = None  # (B,) long
+
+
+@dataclass(frozen=True)
+class DataSpec:
+    """What a network must know of its data: channels, side of the square in pixels, number of classes or None."""
+
+    channels: int
+    size: int
+    classes: int | None
+
+
+# The paper's data sets, known without opening them.
+KNOWN_DATA = {
+    "cifar10": DataSpec(3, 32, 10),
+    "celeba64": DataSpec(3, 64, None),
+    "imagenet256-latents": DataSpec(4, 32, 1000),
+}
 
 
 @dataclass(frozen=True, eq=False)
@@ -89,6 +107,14 @@ class ImageDataset:
         labels = None if self.labels is None else torch.from_numpy(np.asarray(self.labels[chosen])).to(device)
         return Batch(data.float().div_(127.5).sub_(1.0), labels)
 
+    @property
+    def spec(self) -> DataSpec:
+        """Raises DefarError for images that are not square."""
+        channels, height, width = self.images.shape[1:]
+        if height != width:
+            raise DefarError(f"{self.name}: images are {height} x {width}; the network needs square ones")
+        return DataSpec(channels, height, self.num_classes)
+
     @cached_property
     def hash(self) -> str:
         """sha256 (hex) over the images' shape, type and bytes, and over the labels."""
@@ -112,20 +138,28 @@ def cifar10(split: str = "train", root: str | Path | None = None) -> ImageDatase
 def open_dataset(
     name_or_path: str | Path, split: str = "train", root: str | Path | None = None, size: int | None = None
 ) -> ImageDataset:
-    """ "cifar10", a folder of images, or an .npz; size resizes a folder's images.
+    """ "cifar10", "celeba64", a folder of images, or an .npz; size resizes a folder's images.
 
-    A folder whose subfolders are called train, test, val... has splits; any other folder, and an .npz, is one set that
-    split does not divide. Raises DefarError for anything else.
+    "celeba64" is the folder of that name under the data root, cropped and resized to 64 pixels. A folder whose
+    subfolders are called train, test, val... has splits; any other folder, and an .npz, is one set that split does not
+    divide. Raises DefarError for anything else.
     """
     path = Path(name_or_path).expanduser()
     if str(name_or_path).lower() in ("cifar10", "cifar-10"):
         dataset = cifar10(split, root)
+    elif str(name_or_path) == "celeba64":
+        folder = data_root(root) / "celeba64"
+        if not folder.is_dir():
+            raise DefarError(f"celeba64: not found; put the CelebA pictures into {folder}, or name your own folder")
+        dataset = image_folder(_split_folder(folder, split), size=64)
+    elif str(name_or_path) in KNOWN_DATA:
+        raise DefarError(f"{name_or_path}: latents cannot be read yet; the recipe can be tried with --dry-run")
     elif path.is_dir():
         dataset = image_folder(_split_folder(path, split), size=size)
     elif path.suffix.lower() == ".npz":
         dataset = npz_dataset(path)
     else:
-        raise DefarError(f"{name_or_path}: no such data set; give cifar10, a folder of images, or an .npz")
+        raise DefarError(f"{name_or_path}: no such data set; give cifar10, celeba64, a folder of images, or an .npz")
     if size and dataset.images.shape[2:] != (size, size):
         raise DefarError(f"{name_or_path}: images are {dataset.images.shape[2:]}, not {size}; only folders are resized")
     return dataset

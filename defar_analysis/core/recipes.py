@@ -9,17 +9,18 @@ from typing import Any, Literal
 
 from torch import nn
 
-from ..config import from_table, override, read_toml
+from ..config import from_table, override, read_layers
 from ..errors import DefarError
-from .datasets import ImageDataset, open_dataset
+from .couplings import COUPLINGS
+from .datasets import KNOWN_DATA, DataSpec, ImageDataset, open_dataset
 from .interpolants import INTERPOLANTS
 from .networks import NETWORKS, build_network
-from .objectives import OBJECTIVES, FlowMatching, Objective
+from .objectives import MIXFLOW_GAMMA, OBJECTIVES, PRESETS, Defar, FlowMatching, Objective
 
 
 @dataclass(frozen=True)
 class Data:
-    """name: "cifar10", a folder of images, or an .npz. horizontal_flip: mirror each image with probability 1/2."""
+    """name: "cifar10", "celeba64", a folder of images, or an .npz. horizontal_flip: mirror with probability 1/2."""
 
     name: str = "cifar10"
     split: Literal["train", "test"] = "train"
@@ -63,6 +64,8 @@ class Recipe:
 
     flow_matching_steps: the first steps train plain flow matching before the objective takes over. ADR sees only the
     direction of the velocity, and the official initialization starts from velocity 0: a short run first needs a length.
+    objective: its name (core.objectives: OBJECTIVES or PRESETS) and its options. coupling: "independent" or "ot".
+    init_from: a checkpoint of the same network to start from (post-training), by its folder.
     """
 
     name: str
@@ -71,6 +74,8 @@ class Recipe:
     seed: int = 0
     flow_matching_steps: int = 0
     interpolant: str = "linear"
+    coupling: str = "independent"
+    init_from: str | None = None
     data: Data = field(default_factory=Data)
     network: Network = field(default_factory=Network)
     objective: dict[str, Any] = field(default_factory=lambda: {"name": "flow_matching"})
@@ -93,8 +98,11 @@ class Recipe:
             )
         if self.interpolant not in INTERPOLANTS:
             raise DefarError(f"interpolant = {self.interpolant!r}; choose from {', '.join(INTERPOLANTS)}")
-        if self.objective.get("name") not in OBJECTIVES:
-            raise DefarError(f"objective.name = {self.objective.get('name')!r}; choose from {', '.join(OBJECTIVES)}")
+        if self.coupling not in COUPLINGS:
+            raise DefarError(f"coupling = {self.coupling!r}; choose from {', '.join(COUPLINGS)}")
+        if self.objective.get("name") not in {**OBJECTIVES, **PRESETS}:
+            known = ", ".join([*OBJECTIVES, *PRESETS])
+            raise DefarError(f"objective.name = {self.objective.get('name')!r}; choose from {known}")
         if self.network.family not in NETWORKS:
             raise DefarError(f"network.family = {self.network.family!r}; choose from {', '.join(NETWORKS)}")
 
@@ -104,27 +112,37 @@ class Recipe:
             raise DefarError(f"{self.data.name}: has no labels; give some, or set data.class_conditional = false")
         return dataset
 
-    def classes(self, dataset: ImageDataset) -> int:
-        """How many labels the network knows besides "none": the data set's, or 1 when labels are not used."""
-        return (dataset.num_classes or 1) if self.data.class_conditional else 1
+    def data_spec(self) -> DataSpec:
+        """Channels, size and classes of the data; the paper's data sets are known without being opened."""
+        return KNOWN_DATA.get(self.data.name) or self.open_data().spec
 
-    def build_network(self, dataset: ImageDataset) -> nn.Module:
-        channels, height, width = dataset.images.shape[1:]
-        if height != width:
-            raise DefarError(f"{dataset.name}: images are {height} x {width}; the network needs square ones")
-        shape = {"input_size": height, "in_channels": channels, "num_classes": self.classes(dataset)}
+    def classes(self, data: DataSpec) -> int:
+        """How many labels the network knows besides "none": the data set's, or 1 when labels are not used."""
+        return (data.classes or 1) if self.data.class_conditional else 1
+
+    def build_network(self, data: DataSpec) -> nn.Module:
+        shape = {"input_size": data.size, "in_channels": data.channels, "num_classes": self.classes(data)}
         return build_network(self.network.family, self.network.size, {**shape, **self.network.options})
 
-    def build_objective(self, dataset: ImageDataset, step: int) -> Objective:
+    def build_objective(self, data: DataSpec, step: int) -> Objective:
         """The objective of that step."""
         options = {key: value for key, value in self.objective.items() if key != "name"}
-        cls = OBJECTIVES[self.objective["name"]]
+        name = self.objective["name"]
+        cls = Defar if name in PRESETS else OBJECTIVES[name]
+        if name == "mixflow":
+            options.setdefault("gamma", MIXFLOW_GAMMA.get(self.network.family, MIXFLOW_GAMMA["sit"]))
         if step < self.flow_matching_steps:
             cls, options = FlowMatching, {key: options[key] for key in ("label_dropout",) if key in options}
-        objective = from_table(cls, {**options, "null_label": self.classes(dataset)}, f"{self.name}: objective")
-        return dataclasses.replace(objective, interpolant=INTERPOLANTS[self.interpolant]())
+        else:
+            options = {**PRESETS.get(name, {}), **options}
+        objective = from_table(cls, {**options, "null_label": self.classes(data)}, f"{self.name}: objective")
+        path, coupling = INTERPOLANTS[self.interpolant](), COUPLINGS[self.coupling]()
+        return dataclasses.replace(objective, interpolant=path, coupling=coupling)
 
 
 def load_recipe(path: Path, assignments: list[str] | None = None) -> Recipe:
-    """The recipe in a TOML file, with "KEY=VALUE" assignments on top. Raises DefarError naming the file and key."""
-    return from_table(Recipe, override(read_toml(path), assignments or []), str(path))
+    """The recipe in a TOML file, with "KEY=VALUE" assignments on top. Raises DefarError naming the file and key.
+
+    A file may name another in `extends` (relative to itself) and give only what differs.
+    """
+    return from_table(Recipe, override(read_layers(path), assignments or []), str(path))

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ..errors import DefarError
-from .interpolants import Interpolant, Linear
+from .interpolants import Interpolant, Linear, PathPoint
 
 
 class VelocityModel(Protocol):
@@ -24,7 +24,9 @@ class Draw:
     """Everything random in one training step or measurement, drawn once and shared by all of its forwards.
 
     data, noise (B, C, H, W); labels (B,) after label dropout, or None; times (n+1, B), increasing; seed of the
-    network's own dropout, or None to leave the global generator alone.
+    network's own dropout, or None to leave the global generator alone. perturbation (B, C, H, W) is input
+    perturbation's second noise; subset (m,), on the generator's device, the samples on which an objective computes its
+    costlier terms; both are None where an objective needs none.
     """
 
     data: Tensor
@@ -32,6 +34,8 @@ class Draw:
     labels: Tensor | None
     times: Tensor
     seed: int | None = None
+    perturbation: Tensor | None = None
+    subset: Tensor | None = None
 
     @property
     def t0(self) -> Tensor:
@@ -41,14 +45,32 @@ class Draw:
     def t1(self) -> Tensor:
         return self.times[-1]
 
+    def split(self, indices: Tensor) -> tuple[Draw, Draw]:
+        """The draws of the samples `indices` (m,) and of all others, neither with a `subset`."""
+        others = torch.ones(self.data.shape[0], dtype=torch.bool)
+        others[indices.cpu()] = False
+        return self._take(indices), self._take(others.nonzero()[:, 0])
+
+    def _take(self, indices: Tensor) -> Draw:
+        indices = indices.to(self.data.device)
+
+        def of(z: Tensor | None) -> Tensor | None:
+            return None if z is None else z[indices]
+
+        return Draw(
+            self.data[indices], self.noise[indices], of(self.labels), self.times[:, indices],
+            self.seed, of(self.perturbation),
+        )  # fmt: skip
+
 
 @dataclass(frozen=True)
 class Rollout:
     """One simulated stretch of sampling.
 
     v0 at the ideal x_{t0}; target0, the pair's velocity there; x_hat, the state reached at t1 (Eq. 6); v_hat, the
-    velocity there; v_ideal at the same pair's x_{t1}; bias = v_hat - v_ideal (Eq. 7). All (B, C, H, W); the last two
-    are None where they were not asked for. `forwards` counts the network calls that this rollout made.
+    velocity there; v_ideal at the same pair's x_{t1}; bias = v_hat - v_ideal (Eq. 7); end, the pair's own x_{t1} and
+    velocity. All (B, C, H, W); v_ideal and bias are None where they were not asked for. `forwards` counts the network
+    calls that this rollout made.
     """
 
     v0: Tensor
@@ -57,6 +79,7 @@ class Rollout:
     v_hat: Tensor
     v_ideal: Tensor | None
     bias: Tensor | None
+    end: PathPoint
     forwards: int
 
 
@@ -66,8 +89,11 @@ def rollout(
     draw: Draw,
     *,
     ideal: bool = True,
+    grad_v0: bool = True,
+    grad_hat: bool = True,
     grad_ideal: bool = False,
     detach_step: bool = False,
+    drift_scale: float = 1.0,
     v0: Tensor | None = None,
     v_ideal: Tensor | None = None,
 ) -> Rollout:
@@ -78,30 +104,41 @@ def rollout(
 
     Args:
         ideal: also evaluate the model at x_{t1} and form the bias.
-        grad_ideal: let gradients flow through v(x_{t1}, t1); otherwise that forward runs without autograd.
+        grad_v0, grad_hat, grad_ideal: whether v0, v_hat and v_ideal carry gradients; a forward whose gradients nobody
+            needs runs without autograd, at a third of the cost.
         detach_step: stop gradients at x_hat.
+        drift_scale: x_hat <- x_{t1} + drift_scale (x_hat - x_{t1}), MDSS's amplified drift.
         v0, v_ideal: velocities at x_{t0} and x_{t1} that the caller already has (a sweep over many t1 shares them).
 
-    Raises DefarError when draw.times has fewer than two rows.
+    Raises DefarError when draw.times has fewer than two rows or the model returns anything but a velocity.
     """
     if draw.times.shape[0] < 2:
         raise DefarError(f"a rollout needs at least two times for each sample; draw.times is {tuple(draw.times.shape)}")
-    call = _Caller(model, draw)
     start = interpolant.at(draw.noise, draw.data, draw.t0)
-    v0 = call(start.x, draw.t0) if v0 is None else v0
+    end = interpolant.at(draw.noise, draw.data, draw.t1)
+    forwards = 0
 
+    def call(x: Tensor, t: Tensor, grad: bool) -> Tensor:
+        nonlocal forwards
+        forwards += 1
+        with torch.set_grad_enabled(grad and torch.is_grad_enabled()):
+            return velocity_at(model, x, t, draw)
+
+    v0 = call(start.x, draw.t0, grad_v0) if v0 is None else v0
     x, v = start.x, v0
-    for now, then in zip(draw.times[:-1], draw.times[1:], strict=True):
+    for i, (now, then) in enumerate(zip(draw.times[:-1], draw.times[1:], strict=True), start=2):
         x = x + _per_sample(then - now, x) * v
-        if detach_step:
+        if detach_step or not grad_hat:
             x = x.detach()
-        v = call(x, then)
+        last = i == draw.times.shape[0]
+        if last and drift_scale != 1.0:
+            x = end.x + drift_scale * (x - end.x)
+        v = call(x, then, grad_hat and (last or not detach_step))
 
     if ideal and v_ideal is None:
-        with torch.set_grad_enabled(grad_ideal and torch.is_grad_enabled()):
-            v_ideal = call(interpolant.at(draw.noise, draw.data, draw.t1).x, draw.t1)
+        v_ideal = call(end.x, draw.t1, grad_ideal)
     bias = v - v_ideal if v_ideal is not None else None
-    return Rollout(v0, start.velocity, x, v, v_ideal, bias, call.count)
+    return Rollout(v0, start.velocity, x, v, v_ideal, bias, end, forwards)
 
 
 @torch.no_grad()
@@ -125,29 +162,29 @@ def exposure_bias(
     return rollout(model, interpolant or Linear(), draw).bias
 
 
-class _Caller:
-    """The model, conditioned alike in every call of one draw, and the number of calls."""
+def velocity_at(model: VelocityModel, x: Tensor, t: Tensor, draw: Draw) -> Tensor:
+    """v(x, t) under the draw's labels and dropout seed: how every forward of a step is conditioned.
 
-    def __init__(self, model: VelocityModel, draw: Draw) -> None:
-        self.model, self.draw, self.count = model, draw, 0
-
-    def __call__(self, x: Tensor, t: Tensor) -> Tensor:
-        self.count += 1
-        with same_dropout(self.draw.seed, x.device):
-            return self.model(x, t, self.draw.labels)
+    Raises DefarError where the model returns anything but a tensor of x's shape.
+    """
+    with same_dropout(draw.seed, x.device):
+        velocity = model(x, t, draw.labels)
+    if not isinstance(velocity, Tensor) or velocity.shape != x.shape:
+        got = tuple(velocity.shape) if isinstance(velocity, Tensor) else type(velocity).__name__
+        raise DefarError(f"the model returned {got} for x {tuple(x.shape)}; a velocity has the shape of x")
+    return velocity
 
 
 @contextmanager
 def same_dropout(seed: int | None, device: torch.device):
     """Run the network's own dropout from `seed`, so that the forwards of one step drop the same units."""
-    if seed is None:
+    if seed is None or device.type == "meta":
         yield
         return
     if device.type == "cpu":
         with torch.random.fork_rng([]):
-            torch.default_generator.manual_seed(
-                seed
-            )  # torch.manual_seed would reseed accelerators, which nobody forked
+            # torch.manual_seed would reseed accelerators, which nobody forked
+            torch.default_generator.manual_seed(seed)
             yield
     else:
         with torch.random.fork_rng([device], device_type=device.type):

@@ -41,6 +41,25 @@ def increasing_times(
     return _rescale(torch.stack(times), interpolant)
 
 
+def slowed_times(
+    batch: int,
+    interpolant: Interpolant,
+    generator: torch.Generator,
+    gamma: float,
+    nominal_law: str = "beta",
+    slowed_law: str = "below",
+) -> Tensor:
+    """MixFlow's slowed time m and nominal time t, shape (2, B), m first.
+
+    nominal_law: "beta", t ~ Beta(2, 1) = sqrt(U); "uniform". slowed_law: "below", m ~ U[(1 - gamma) t, t]; "anywhere",
+    m ~ U[0, 1] whatever t and gamma. In our clock a slowed state is noisier than its label: m <= t.
+    """
+    u, w = _uniform(2, batch, generator)
+    nominal = u.sqrt() if nominal_law == "beta" else u
+    slowed = nominal * (1 - gamma * w) if slowed_law == "below" else w
+    return _rescale(torch.stack([slowed, nominal]), interpolant)
+
+
 def _uniform(rows: int, batch: int, generator: torch.Generator) -> Tensor:
     return torch.rand(rows, batch, generator=generator, device=generator.device)
 

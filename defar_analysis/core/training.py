@@ -21,7 +21,7 @@ from torch import nn
 
 from ..errors import DefarError, Interrupted, one_line
 from ..files import replaced
-from .checkpoints import Card, save_checkpoint
+from .checkpoints import Card, load_checkpoint, save_checkpoint
 from .datasets import ImageDataset
 from .devices import resolve_device
 from .ema import Ema
@@ -80,10 +80,14 @@ class TrainingRun:
     def __init__(self, recipe: Recipe, dataset: ImageDataset, device: str = "cpu") -> None:
         self.recipe, self.dataset, self.device = recipe, dataset, resolve_device(str(device))
         torch.manual_seed(derive_seed(recipe.seed, "initialization"))
-        self.model = recipe.build_network(dataset).to(self.device).train()
+        self.started_from: dict[str, str] = {}
+        data = dataset.spec
+        self.model = recipe.build_network(data).to(self.device).train()
+        if recipe.init_from is not None:
+            self._start_from(Path(recipe.init_from))
         self.forward = torch.compile(self.model) if recipe.compile else self.model
-        self.warmup: Objective = recipe.build_objective(dataset, step=0)
-        self.objective: Objective = recipe.build_objective(dataset, step=recipe.steps)
+        self.warmup: Objective = recipe.build_objective(data, step=0)
+        self.objective: Objective = recipe.build_objective(data, step=recipe.steps)
         self.ema = Ema(self.model, recipe.ema_decay, recipe.steps)
         o = recipe.optimizer
         self.parameters = [p for p in self.model.parameters() if p.requires_grad]
@@ -91,6 +95,18 @@ class TrainingRun:
         self.step, self.seconds, self.forwards_per_step = 0, 0.0, 0
         self.window: list[dict[str, float]] = []  # steps that the log does not hold yet
         self._epoch, self._order = -1, torch.empty(0)
+
+    def _start_from(self, folder: Path) -> None:
+        """Post-training: begin with a checkpoint's averaged weights, of the same network on the same path."""
+        start = load_checkpoint(folder)
+        ours, theirs = self.model.config, start.model.config
+        other = [f"{key} {theirs.get(key)} instead of {ours[key]}" for key in ours if ours[key] != theirs.get(key)]
+        if start.card.interpolant != self.recipe.interpolant:
+            other.append(f"interpolant {start.card.interpolant} instead of {self.recipe.interpolant}")
+        if other:
+            raise DefarError(f"init_from = {folder}: is another network: {', '.join(other)}")
+        self.model.load_state_dict(start.model.state_dict())
+        self.started_from = {"checkpoint": start.card.name, "sha256": start.card.sha256}
 
     def advance(self) -> dict[str, float]:
         """One optimizer step; returns its loss, loss terms and gradient norm."""
@@ -179,11 +195,13 @@ class TrainingRun:
             "torch": torch.__version__,
             "recipe": recipe,
         }
+        if self.started_from:
+            training["started_from"] = self.started_from
         data = {
             "name": self.dataset.name,
             "split": self.recipe.data.split,
             "sha256": self.dataset.hash,
-            "classes": self.recipe.classes(self.dataset),
+            "classes": self.recipe.classes(self.dataset.spec),
             "class_conditional": self.recipe.data.class_conditional,
         }
         return Card(self.recipe.name, "ema", "", {}, self.recipe.interpolant, "pixel", data, training)

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from ..config import check_choices
-from ..core.objectives.defar import BiasMap, BiasNorm, compensated_loss, normalized_bias_map
+from ..core.objectives.weights import BiasMap, BiasNorm, compensated_loss, normalized_bias_map
 from .base import CURVE_COLUMNS, Arrays, AtPair, AtTime, Context, curve_rows, measure
 from .spectral import CUTOFF, frequency_emphasis, saliency_masks
 from .statistics import mean_interval, resampling_weights

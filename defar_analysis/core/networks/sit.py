@@ -76,11 +76,19 @@ class SiT(nn.Module):
     def forward(self, x: Tensor, t: Tensor, labels: Tensor | None = None) -> Tensor:
         if labels is None:
             labels = torch.full((x.shape[0],), self.num_classes, device=x.device)
+        elif labels.device.type == "cpu" and not torch.compiler.is_compiling():
+            self._check(labels)
         tokens = self.x_embedder(x) + self.pos_embed
         conditioning = self.t_embedder(t) + self.y_embedder(labels)
         for block in self.blocks:
             tokens = block(tokens, conditioning)
         return self._unpatch(self.final_layer(tokens, conditioning))[:, : self.in_channels]
+
+    def _check(self, labels: Tensor) -> None:
+        """On other devices this would wait for the device in every forward; objectives check there, once a step."""
+        if labels.numel() and not 0 <= int(labels.min()) <= int(labels.max()) <= self.num_classes:
+            wrong = labels[(labels < 0) | (labels > self.num_classes)][0]
+            raise DefarError(f"label {int(wrong)} is unknown; labels run from 0 to {self.num_classes} (no label)")
 
     def _unpatch(self, tokens: Tensor) -> Tensor:
         """(B, T, p*p*C) -> (B, C, H, W); rows of the last axis are ordered (row in patch, column in patch, channel)."""

@@ -4,9 +4,23 @@ loss = objective(model, objective.draw(batch, generator)).total
 """
 
 from .base import LossTerms, Objective
-from .defar import Defar, compensation_weight
+from .defar import PRESETS, Defar, reflexflow, simpletuner, strong
 from .flow_matching import FlowMatching
+from .input_perturbation import InputPerturbation
+from .mixflow import MIXFLOW_GAMMA, MixFlow
+from .scheduled_sampling import MDSS, SDSS
+from .weights import compensation_weight
 
-OBJECTIVES = {"flow_matching": FlowMatching, "defar": Defar}
+OBJECTIVES = {
+    "flow_matching": FlowMatching,
+    "input_perturbation": InputPerturbation,
+    "sdss": SDSS,
+    "mdss": MDSS,
+    "defar": Defar,
+    "mixflow": MixFlow,
+}
 
-__all__ = ["OBJECTIVES", "Defar", "FlowMatching", "LossTerms", "Objective", "compensation_weight"]
+__all__ = [
+    "MDSS", "MIXFLOW_GAMMA", "OBJECTIVES", "PRESETS", "SDSS", "Defar", "FlowMatching", "InputPerturbation",
+    "LossTerms", "MixFlow", "Objective", "compensation_weight", "reflexflow", "simpletuner", "strong",
+]  # fmt: skip

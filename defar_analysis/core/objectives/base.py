@@ -9,10 +9,11 @@ from torch import Tensor
 
 from ...config import check_choices
 from ...errors import DefarError
-from ..couplings import Independent
+from ..couplings import Coupling, Independent
 from ..datasets import Batch
 from ..interpolants import Interpolant, Linear
-from ..rollout import Draw, VelocityModel
+from ..rollout import Draw, VelocityModel, velocity_at
+from ..tensors import wide
 from ..times import uniform_times
 
 
@@ -34,7 +35,7 @@ class Objective:
     """
 
     interpolant: Interpolant = field(default_factory=Linear)
-    coupling: Independent = field(default_factory=Independent)
+    coupling: Coupling = field(default_factory=Independent)
     label_dropout: float = 0.0
     null_label: int | None = None
 
@@ -49,15 +50,16 @@ class Objective:
         """Noise, times, dropped labels and dropout seed for one step, from `generator` alone.
 
         Numbers are drawn on the generator's device and moved to the data's, so a CPU generator gives the same step
-        on every kind of device.
+        on every kind of device. Raises DefarError for labels that do not fit the batch, or are above null_label.
         """
+        self._check(batch)
         device = batch.data.device
         noise = torch.randn(batch.data.shape, generator=generator, device=generator.device)
         times = self.draw_times(batch.data.shape[0], generator).to(device)
         labels = self._drop_labels(batch.labels, generator)
         seed = int(torch.randint(2**62, (), generator=generator, device=generator.device))
         noise = noise.to(device, batch.data.dtype)
-        return Draw(batch.data, self.coupling(noise, batch.data), labels, times, seed)
+        return Draw(batch.data, self.coupling(noise, batch.data, batch.labels), labels, times, seed)
 
     def draw_times(self, batch: int, generator: torch.Generator) -> Tensor:
         """The times of each sample, (n+1, B)."""
@@ -66,8 +68,41 @@ class Objective:
     def __call__(self, model: VelocityModel, draw: Draw) -> LossTerms:
         raise NotImplementedError
 
+    def _check(self, batch: Batch) -> None:
+        data, labels = batch.data, batch.labels
+        if not data.is_floating_point() or data.ndim < 2 or data.shape[0] == 0:
+            raise DefarError(f"batch.data is {data.dtype} {tuple(data.shape)}; give floats (B, ...) with B > 0")
+        if labels is None:
+            return
+        if labels.shape != data.shape[:1] or labels.is_floating_point() or labels.dtype == torch.bool:
+            raise DefarError(
+                f"batch.labels is {labels.dtype} {tuple(labels.shape)}; give integers, one for each of "
+                f"{data.shape[0]} samples, or None"
+            )
+        if not labels.is_meta:
+            low, high = int(labels.min()), int(labels.max())
+            if low < 0 or (self.null_label is not None and high > self.null_label):
+                last = "" if self.null_label is None else f" to {self.null_label} (null_label)"
+                raise DefarError(f"batch.labels holds {low if low < 0 else high}; labels run from 0{last}")
+
     def _drop_labels(self, labels: Tensor | None, generator: torch.Generator) -> Tensor | None:
         if labels is None or self.label_dropout == 0:
             return labels
         uniforms = torch.rand(labels.shape, generator=generator, device=generator.device).to(labels.device)
         return torch.where(uniforms < self.label_dropout, self.null_label, labels)
+
+
+def squared_error(model: VelocityModel, x: Tensor, t: Tensor, target: Tensor, draw: Draw) -> Tensor:
+    """(v(x, t) - target)^2, entry by entry, in float32 at least. One forward."""
+    return (wide(velocity_at(model, x, t, draw)) - wide(target)).square()
+
+
+def velocity_error(model: VelocityModel, interpolant: Interpolant, draw: Draw) -> Tensor:
+    """v(x_{t0}, t0) - v_gt of each pair, in float32 at least. One forward."""
+    point = interpolant.at(draw.noise, draw.data, draw.t0)
+    return wide(velocity_at(model, point.x, draw.t0, draw)) - wide(point.velocity)
+
+
+def one_term(name: str, loss: Tensor, forwards: int) -> LossTerms:
+    """The terms of an objective that has only one."""
+    return LossTerms(loss, {name: loss.detach()}, forwards)

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ..rollout import Draw, VelocityModel, same_dropout
-from ..tensors import wide
-from .base import LossTerms, Objective
+from ..rollout import Draw, VelocityModel
+from .base import LossTerms, Objective, one_term, squared_error
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -15,7 +14,4 @@ class FlowMatching(Objective):
 
     def __call__(self, model: VelocityModel, draw: Draw) -> LossTerms:
         point = self.interpolant.at(draw.noise, draw.data, draw.t0)
-        with same_dropout(draw.seed, draw.data.device):
-            velocity = model(point.x, draw.t0, draw.labels)
-        loss = (wide(velocity) - wide(point.velocity)).square().mean()
-        return LossTerms(loss, {"fm": loss.detach()}, forwards=1)
+        return one_term("fm", squared_error(model, point.x, draw.t0, point.velocity, draw).mean(), forwards=1)

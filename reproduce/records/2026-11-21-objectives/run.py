@@ -1,0 +1,46 @@
+"""Post-trains the shipped SiT with every objective at equal compute, two seeds. Stopped or killed, call it again.
+
+python reproduce/records/2026-11-21-objectives/run.py [VARIANT ...]     from the project's root; about 3 minutes a run
+on one CPU thread. Runs lie in runs/objectives/.
+"""
+
+import sys
+from pathlib import Path
+
+import torch
+
+from defar_analysis.core.recipes import Data, Network, Optimizer, Recipe
+from defar_analysis.core.training import train
+
+PASSES = 1260  # network passes of 64 images in each run: a forward counts 1, its backward 2
+SEEDS = (1, 2)
+VARIANTS = {  # name: (objective, passes a step)
+    "fm": ({"name": "flow_matching"}, 3),
+    "ip": ({"name": "input_perturbation"}, 3),
+    "mixflow": ({"name": "mixflow"}, 3),
+    "sdss": ({"name": "sdss"}, 6),
+    "mdss": ({"name": "mdss"}, 6),
+    "mdss-exact": ({"name": "mdss", "form": "exact"}, 7),
+    "adr": ({"name": "defar", "fc": False}, 6),
+    "adr-detached": ({"name": "defar", "fc": False, "detach_step": True}, 6),
+    "fc": ({"name": "defar", "adr": False}, 5),
+    "fc-strong": ({"name": "strong", "adr": False}, 5),
+    "defar": ({"name": "defar"}, 7),
+    "defar-detached": ({"name": "defar", "detach_step": True}, 7),
+}
+
+
+def recipe(variant: str, seed: int) -> Recipe:
+    objective, passes = VARIANTS[variant]
+    return Recipe(
+        name=f"{variant}-{seed}", steps=PASSES // passes, global_batch=64, seed=seed,
+        init_from="reproduce/checkpoints/cifar10-sit", objective={**objective, "label_dropout": 0.1},
+        data=Data(), network=Network(), optimizer=Optimizer(lr=3e-4, warmup=20), log_every=10, save_every=60,
+    )  # fmt: skip
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    for seed in SEEDS:
+        for variant in sys.argv[1:] or VARIANTS:
+            print(train(recipe(variant, seed), Path("runs/objectives") / f"{variant}-{seed}"), flush=True)
