@@ -97,7 +97,7 @@ MISTAKES = {
     "unknown key": (["train", "recipe.toml", "--set", "step=3"], "did you mean 'steps'?"),
     "wrong type": (["train", "recipe.toml", "--set", "steps=many"], "steps = 'many'; int is needed"),
     "not an assignment": (["train", "recipe.toml", "--set", "steps"], "write KEY=VALUE"),
-    "unknown objective": (["train", "recipe.toml", "--set", "objective.name=gan"], "choose from flow_matching, input_perturbation, sdss"),
+    "unknown objective": (["train", "recipe.toml", "--set", "objective.name=gan"], "choose from flow_matching, input"),
     "unknown option of the objective": (["train", "recipe.toml", "--set", "objective.beta=2"], "unknown key 'beta'"),
     "bad device": (["train", "recipe.toml", "--device", "gpu9"], "device 'gpu9' cannot be used here"),
     "no checkpoint": (["sample", "nowhere", "--out", "a.png"], "nowhere: no such checkpoint"),
