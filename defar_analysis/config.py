@@ -10,6 +10,7 @@ import re
 import tomllib
 import types
 import typing
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -74,7 +75,7 @@ def check_choices(instance: Any) -> None:
             _convert(hint, getattr(instance, name), name)
 
 
-def override(table: dict[str, Any], assignments: list[str]) -> dict[str, Any]:
+def override(table: dict[str, Any], assignments: Sequence[str]) -> dict[str, Any]:
     """A copy of `table` with dotted assignments such as "optimizer.lr=0.001" applied; values are TOML or bare words."""
     result = copy.deepcopy(table)
     for assignment in assignments:

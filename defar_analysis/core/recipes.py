@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -16,6 +17,7 @@ from .datasets import KNOWN_DATA, DataSpec, ImageDataset, open_dataset
 from .interpolants import INTERPOLANTS
 from .networks import NETWORKS, build_network
 from .objectives import MIXFLOW_GAMMA, OBJECTIVES, PRESETS, Defar, FlowMatching, Objective
+from .scales import scaled
 
 
 @dataclass(frozen=True)
@@ -140,9 +142,18 @@ class Recipe:
         return dataclasses.replace(objective, interpolant=path, coupling=coupling)
 
 
-def load_recipe(path: Path, assignments: list[str] | None = None) -> Recipe:
-    """The recipe in a TOML file, with "KEY=VALUE" assignments on top. Raises DefarError naming the file and key.
+def load_recipe(path: Path, assignments: Sequence[str] = (), scale: str = "paper") -> Recipe:
+    """The recipe in a TOML file, made smaller by `scale` ("paper" leaves it), with "KEY=VALUE" assignments on top.
 
-    A file may name another in `extends` (relative to itself) and give only what differs.
+    A file may name another in `extends` (relative to itself) and give only what differs. Raises DefarError naming the
+    file and key.
     """
-    return from_table(Recipe, override(read_layers(path), assignments or []), str(path))
+    table = read_layers(path)
+    if scale != "paper":
+        table = as_table(scaled(from_table(Recipe, table, str(path)), scale))
+    return from_table(Recipe, override(table, assignments), str(path))
+
+
+def as_table(recipe: Recipe) -> dict[str, Any]:
+    """The recipe as nested tables, as a TOML file holds them."""
+    return dataclasses.asdict(recipe, dict_factory=lambda pairs: {k: v for k, v in pairs if v is not None})

@@ -39,6 +39,7 @@ from .runs import (
     progress,
     stop_requests,
 )
+from .scales import SCALES
 from .seeding import derive_seed, generator_for
 
 
@@ -50,7 +51,8 @@ def train(recipe: Recipe, folder: Path, *, device: str = "cpu", data_root: Path 
     """
     folder = Path(folder)
     dataset = recipe.open_data(data_root)
-    run = TrainingRun(recipe, dataset, device)
+    begun = any((folder / name).exists() for name in (STATE, PREVIOUS))
+    run = TrainingRun(recipe, dataset, device, begun=begun)
     claim(folder, recipe)
     run.resume(folder)
     if run.step == recipe.steps and holds_checkpoint(folder):
@@ -75,15 +77,18 @@ def train(recipe: Recipe, folder: Path, *, device: str = "cpu", data_root: Path 
 
 
 class TrainingRun:
-    """The network, its average and its optimizer at one step of a recipe."""
+    """The network, its average and its optimizer at one step of a recipe.
 
-    def __init__(self, recipe: Recipe, dataset: ImageDataset, device: str = "cpu") -> None:
+    begun: a saved state will be loaded next, so the checkpoint that the run once started from is not needed again.
+    """
+
+    def __init__(self, recipe: Recipe, dataset: ImageDataset, device: str = "cpu", *, begun: bool = False) -> None:
         self.recipe, self.dataset, self.device = recipe, dataset, resolve_device(str(device))
         torch.manual_seed(derive_seed(recipe.seed, "initialization"))
         self.started_from: dict[str, str] = {}
         data = dataset.spec
         self.model = recipe.build_network(data).to(self.device).train()
-        if recipe.init_from is not None:
+        if recipe.init_from is not None and not begun:
             self._start_from(Path(recipe.init_from))
         self.forward = torch.compile(self.model) if recipe.compile else self.model
         self.warmup: Objective = recipe.build_objective(data, step=0)
@@ -138,6 +143,7 @@ class TrainingRun:
             "forwards_per_step": self.forwards_per_step,
             "window": self.window,
             "data_sha256": self.dataset.hash,
+            "started_from": self.started_from,
             "model": self.model.state_dict(),
             "ema": self.ema.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
@@ -177,6 +183,7 @@ class TrainingRun:
                 target.load_state_dict(part)
             self.step, self.seconds = parts[3:]
             self.forwards_per_step, self.window = state.get("forwards_per_step", 0), state.get("window", [])
+            self.started_from = state.get("started_from", {})
             return
         if corrupt:
             raise DefarError(
@@ -243,15 +250,16 @@ def hardware(device: torch.device) -> str:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """`python -m defar_analysis.core.training RECIPE [--out DIR] [--device D] [--set KEY=VALUE ...]`"""
+    """`python -m defar_analysis.core.training RECIPE [--out DIR] [--device D] [--scale S] [--set KEY=VALUE ...]`"""
     parser = argparse.ArgumentParser(prog="python -m defar_analysis.core.training", description=__doc__.splitlines()[0])
     parser.add_argument("recipe", type=Path)
     parser.add_argument("--out", type=Path, help="the run's folder (default: runs/NAME)")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="change a key of the recipe")
+    parser.add_argument("--scale", choices=("paper", *SCALES), default="paper", help="a smaller version of the recipe")
     options = parser.parse_args(arguments)
     try:
-        recipe = load_recipe(options.recipe, options.set)
+        recipe = load_recipe(options.recipe, options.set, options.scale)
         print(train(recipe, options.out or Path("runs") / recipe.name, device=options.device))
     except Interrupted as error:
         print(error, file=sys.stderr)

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from defar_analysis.config import dump_toml, from_table, override, read_toml
+from defar_analysis.config import check_choices, dump_toml, from_table, override, read_layers, read_toml
 
 
 @dataclass(frozen=True)
@@ -142,3 +142,77 @@ def _sorted(value):
 
 def test_none_is_left_out_and_tuples_become_lists():
     assert tomllib.loads(dump_toml({"a": None, "b": (1, 2), "c": {"d": None}})) == {"b": [1, 2], "c": {}}
+
+
+# --- files that extend others ---
+
+
+@pytest.fixture
+def write(tmp_path):
+    """write(name, text): a file below tmp_path; returns its path."""
+
+    def file(name, text):
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, encoding="utf-8")
+        return path
+
+    return file
+
+
+def test_a_file_without_extends_is_itself(write):
+    assert read_layers(write("a.toml", "a = 1\n[b]\nc = 2\n")) == {"a": 1, "b": {"c": 2}}
+
+
+def test_tables_are_laid_over_tables_and_values_replaced(write):
+    write("base.toml", "a = 1\nlist = [1, 2]\n[b]\nc = 2\nd = 3\n[b.deep]\ne = 4\nf = 5\n[kept]\ng = 6\n")
+    top = write("top.toml", 'extends = "base.toml"\nlist = [3]\nnew = 9\n[b]\nd = 30\n[b.deep]\nf = 50\n')
+    assert read_layers(top) == {
+        "a": 1, "list": [3], "new": 9, "b": {"c": 2, "d": 30, "deep": {"e": 4, "f": 50}}, "kept": {"g": 6},
+    }  # fmt: skip
+
+
+def test_a_value_replaces_a_table_and_a_table_a_value(write):
+    write("base.toml", "b = 1\n[a]\nc = 2\n")
+    assert read_layers(write("top.toml", 'extends = "base.toml"\na = 3\n[b]\nd = 4\n')) == {"a": 3, "b": {"d": 4}}
+
+
+def test_each_file_names_the_next_relative_to_itself(write, monkeypatch, tmp_path):
+    write("base.toml", "a = 1\nb = 1\nc = 1\n")
+    write("sub/middle.toml", 'extends = "../base.toml"\nb = 2\nc = 2\n')
+    write("sub/base.toml", "a = 99\n")  # a decoy: not the one that middle names
+    top = write("top.toml", 'extends = "sub/middle.toml"\nc = 3\n')
+    monkeypatch.chdir(tmp_path / "sub")  # where one stands does not matter
+    assert read_layers(top) == {"a": 1, "b": 2, "c": 3}
+
+
+def test_one_file_may_be_extended_twice_but_not_by_itself(write, refuses):
+    write("base.toml", "a = 1\n")
+    for name in ("one.toml", "two.toml"):
+        assert read_layers(write(name, 'extends = "base.toml"\n')) == {"a": 1}
+    own = write("own.toml", 'extends = "own.toml"\n')
+    refuses(lambda: read_layers(own), "own.toml", "extends itself")
+    a = write("a.toml", 'extends = "sub/b.toml"\n')
+    write("sub/b.toml", 'extends = "../c.toml"\n')
+    write("c.toml", 'extends = "sub/../a.toml"\n')  # another spelling of the same file
+    refuses(lambda: read_layers(a), "a.toml", "extends itself", "a.toml, b.toml, c.toml")
+
+
+def test_a_missing_or_broken_layer_is_named(write, refuses):
+    refuses(lambda: read_layers(write("a.toml", 'extends = "none.toml"\n')), "none.toml", "no such file")
+    write("broken.toml", "a = ")
+    refuses(lambda: read_layers(write("b.toml", 'extends = "broken.toml"\n')), "broken.toml", "TOML")
+    for value in ("3", '["base.toml"]', "true"):
+        refuses(
+            lambda v=value: read_layers(write("c.toml", f"extends = {v}\n")), "c.toml", "extends = ", "one TOML file"
+        )
+
+
+# --- choices ---
+
+
+def test_a_choice_outside_a_literal_is_refused_with_all_of_them(refuses):
+    check_choices(Outer("n", mode="slow"))
+    refuses(lambda: check_choices(Outer("n", mode="medium")), "mode = 'medium'; choose from 'fast', 'slow'")
+    refuses(lambda: check_choices(Outer("n", mode=["fast"])), "mode = ['fast']")
+    check_choices(Outer(name=3))  # only Literal fields are looked at

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from defar_analysis.core.interpolants import GVP, VP, Linear
-from defar_analysis.core.rollout import Draw, exposure_bias, rollout, same_dropout
+from defar_analysis.core.rollout import Draw, exposure_bias, rollout, same_dropout, velocity_at
 
 SHAPE = (5, 2, 3, 3)
 
@@ -212,3 +212,131 @@ def test_exposure_bias_refuses_times_that_do_not_increase(refuses):
 
 def test_a_rollout_refuses_a_single_time(refuses):
     refuses(lambda: rollout(Spy(), Linear(), make_draw(rows=1)), "at least two times", "(1, 5)")
+
+
+# --- which forwards carry gradients, and further drift ---
+
+
+@pytest.mark.parametrize("path", [Linear(), GVP(), VP()], ids=repr)
+def test_the_end_is_the_pairs_own_point_at_the_last_time(path):
+    draw = make_draw(rows=3)
+    r = rollout(Spy(), path, draw, ideal=False)
+    end = path.at(draw.noise, draw.data, draw.times[2])
+    assert torch.equal(r.end.x, end.x) and torch.equal(r.end.velocity, end.velocity)
+
+
+@pytest.mark.parametrize("grad_v0", [True, False])
+@pytest.mark.parametrize("grad_hat", [True, False])
+def test_gradients_reach_the_velocities_that_the_flags_name(grad_v0, grad_hat):
+    """v = a x on one step h: v_hat = a x0 (1 + a h), in which the inner a is that of v0."""
+    draw = make_draw()
+    a = torch.tensor(0.6, dtype=torch.float64, requires_grad=True)
+    r = rollout(lambda x, t, labels=None: a * x, Linear(), draw, grad_v0=grad_v0, grad_hat=grad_hat)
+    full = rollout(lambda x, t, labels=None: a * x, Linear(), draw)
+    for name in ("v0", "x_hat", "v_hat", "v_ideal", "bias"):
+        assert torch.equal(getattr(r, name), getattr(full, name))
+    assert r.v0.requires_grad == grad_v0 and r.v_hat.requires_grad == grad_hat
+    assert r.x_hat.requires_grad == (grad_v0 and grad_hat)
+    if grad_hat:
+        (slope,) = torch.autograd.grad(r.v_hat.sum(), a)
+        x0, h = Linear().at(draw.noise, draw.data, draw.t0).x, column(draw.t1 - draw.t0)
+        close(slope, (x0 * (1 + (2 if grad_v0 else 1) * a.detach() * h)).sum())
+
+
+def test_a_walk_without_grad_hat_records_nothing_after_v0():
+    draw, recorded = make_draw(rows=4), []
+
+    def model(x, t, labels=None):
+        recorded.append(torch.is_grad_enabled())
+        return a * x
+
+    a = torch.tensor(0.6, dtype=torch.float64, requires_grad=True)
+    r = rollout(model, Linear(), draw, grad_hat=False)
+    assert recorded == [True, False, False, False, False] and not r.x_hat.requires_grad
+    recorded.clear()
+    rollout(model, Linear(), draw, detach_step=True, ideal=False)
+    assert recorded == [True, False, False, True]  # between, only the state is needed
+
+
+@pytest.mark.parametrize("rows", [2, 4])
+@pytest.mark.parametrize("scale", [0.0, 1.0, 4.0])
+def test_drift_scale_moves_the_last_state_away_from_the_ideal_one(rows, scale):
+    draw, plain, scaled = make_draw(rows=rows), Spy(), Spy()
+    r = rollout(plain, Linear(), draw)
+    far = rollout(scaled, Linear(), draw, drift_scale=scale)
+    close(far.x_hat, r.end.x + scale * (r.x_hat - r.end.x))
+    for (x, t, _), (y, s, _) in zip(plain.calls[: rows - 1], scaled.calls[: rows - 1], strict=True):
+        assert torch.equal(x, y) and torch.equal(t, s)  # the states before are those of the model's own walk
+    assert scaled.calls[rows - 1][0] is far.x_hat
+    if scale == 0:
+        close(far.bias, torch.zeros(SHAPE, dtype=torch.float64))
+
+
+# --- one forward ---
+
+
+@pytest.mark.parametrize(
+    ("wrong", "part"),
+    [
+        (lambda x: (x, None), "tuple"),
+        (lambda x: None, "NoneType"),
+        (lambda x: x[:, :1], "(5, 1, 3, 3)"),
+        (lambda x: x.flatten(1), "(5, 18)"),
+        (lambda x: x[0], "(2, 3, 3)"),
+    ],
+    ids=["tuple", "nothing", "fewer channels", "flat", "one sample"],
+)
+def test_a_model_that_returns_no_velocity_is_refused(wrong, part, refuses):
+    draw = make_draw()
+    for call in (
+        lambda: velocity_at(lambda x, t, labels: wrong(x), draw.data, draw.t0, draw),
+        lambda: rollout(lambda x, t, labels: wrong(x), Linear(), draw),
+        lambda: exposure_bias(lambda x, t, labels: wrong(x), draw.noise, draw.data, *draw.times),
+    ):
+        refuses(call, "the model returned", part, "(5, 2, 3, 3)")
+
+
+def test_velocity_at_gives_the_draws_labels_and_dropout():
+    labels = torch.arange(SHAPE[0])
+    draw, model = make_draw(labels=labels, seed=5), Spy()
+    velocity_at(model, draw.data, draw.t0, draw)
+    assert model.calls[0][2] is labels and model.calls[0][0] is draw.data
+    dropping = Dropping().train()
+    for _ in range(2):
+        velocity_at(dropping, draw.data, draw.t0, draw)
+    assert torch.equal(*dropping.masks)
+
+
+def test_noise_and_data_of_different_shapes_are_refused(refuses):
+    draw = make_draw()
+    refuses(lambda: exposure_bias(Spy(), draw.noise[:, :1], draw.data, *draw.times), "(5, 1, 3, 3)", "(5, 2, 3, 3)")
+
+
+# --- a part of a draw ---
+
+
+def full_draw():
+    draw = make_draw(rows=3, labels=torch.arange(5), seed=7)
+    return Draw(
+        draw.data, draw.noise, draw.labels, draw.times, draw.seed, 2 * draw.noise, subset=torch.tensor([3, 0])
+    )  # fmt: skip
+
+
+def test_split_gives_the_named_samples_in_their_order_and_all_others_in_theirs():
+    draw = full_draw()
+    for part, indices in zip(draw.split(torch.tensor([3, 0])), ([3, 0], [1, 2, 4]), strict=True):
+        for name in ("data", "noise", "labels", "perturbation"):
+            assert torch.equal(getattr(part, name), getattr(draw, name)[indices])
+        assert torch.equal(part.times, draw.times[:, indices])
+        assert part.seed == draw.seed and part.subset is None
+
+
+def test_split_leaves_what_is_not_there_away():
+    part, rest = make_draw().split(torch.tensor([1]))
+    assert part.labels is rest.labels is part.perturbation is rest.perturbation is None
+
+
+def test_split_into_all_and_nothing():
+    part, rest = full_draw().split(torch.arange(5))
+    assert torch.equal(part.data, full_draw().data)
+    assert len(rest.data) == len(rest.noise) == len(rest.labels) == 0 and rest.times.shape == (3, 0)

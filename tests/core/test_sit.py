@@ -209,3 +209,12 @@ def test_unknown_sizes_and_impossible_shapes_are_refused(refuses):
     refuses(lambda: small(num_heads=0), "num_heads")
     refuses(lambda: build_network("unet", None, {}), "'unet'", "sit")
     refuses(lambda: build_network("sit", "Ti/4", {"dept": 3}), "dept")
+
+
+@pytest.mark.parametrize("wrong", [-1, 5, 400])
+def test_a_label_that_no_class_has_is_refused(wrong, refuses):
+    """An embedding answers -1 with an error of several lines, and on a GPU with one that ends the process."""
+    network = small(num_classes=4)
+    x, t = torch.zeros(3, 3, 8, 8), torch.zeros(3)
+    refuses(lambda: network(x, t, torch.tensor([0, wrong, 1])), f"label {wrong} is unknown", "from 0 to 4")
+    assert network(x, t, torch.tensor([0, 4, 1])).shape == x.shape

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -411,6 +412,133 @@ def test_a_finished_run_without_a_checkpoint_folder_writes_it_again(recipe, stra
     assert load_checkpoint(folder).card.training["steps"] == 12
 
 
+# --- starting from a checkpoint ---
+
+
+@pytest.fixture
+def start(straight):
+    """A checkpoint to start from, another folder than the runs'."""
+    return straight / CHECKPOINT
+
+
+def test_post_training_starts_from_exactly_the_checkpoints_weights(recipe, data, start):
+    run = TrainingRun(recipe(init_from=str(start), seed=9), npz_dataset(data))
+    weights = dict(load_checkpoint(start).model.state_dict())
+    assert same(dict(run.model.state_dict()), weights) and same(dict(run.ema.model.state_dict()), weights)
+    assert not same(dict(TrainingRun(recipe(seed=9), npz_dataset(data)).model.state_dict()), weights)
+    trained = [p for p in run.model.parameters() if p.requires_grad]
+    assert len(trained) == len(run.parameters) > 10  # the checkpoint is loaded frozen; the run is not
+    before = run.model.final_layer.linear.weight.detach().clone()
+    run.advance()
+    assert not torch.equal(run.model.final_layer.linear.weight, before)
+    assert same(dict(load_checkpoint(start).model.state_dict()), weights)
+
+
+def test_post_training_may_have_another_objective_and_seed(recipe, start, tmp_path):
+    objective = {"name": "mixflow", "label_dropout": 0.2}
+    folder = train(recipe(init_from=str(start), seed=9, objective=objective, steps=3), tmp_path / "post")
+    card = load_checkpoint(folder).card
+    assert card.training["started_from"] == {"checkpoint": "tiny", "sha256": load_checkpoint(start).card.sha256}
+    assert card.training["recipe"]["init_from"] == str(start) and card.training["steps"] == 3
+    assert "started_from" not in load_checkpoint(start).card.training
+
+
+def test_a_killed_post_training_goes_on_to_the_same_end(recipe, start, tmp_path, kill_at):
+    post = recipe(init_from=str(start), seed=9, steps=8, save_every=3)
+    train(post, tmp_path / "at once")
+    kill_at(4, kill)
+    with pytest.raises(Killed):
+        train(post, tmp_path / "in two")
+    kill_at(None, kill)
+    assert torch.load(tmp_path / "in two" / STATE, weights_only=True)["step"] == 3
+    train(post, tmp_path / "in two")
+    assert_same_end(tmp_path / "in two", tmp_path / "at once")
+    cards = [load_checkpoint(tmp_path / f / CHECKPOINT).card.training for f in ("in two", "at once")]
+    assert cards[0]["started_from"] == cards[1]["started_from"]
+
+
+def test_a_post_training_that_has_begun_needs_its_origin_no_more(recipe, start, tmp_path, kill_at):
+    origin = Path(shutil.copytree(start, tmp_path / "origin"))
+    post = recipe(init_from=str(origin), seed=9, steps=8, save_every=3)
+    kill_at(4, kill)
+    with pytest.raises(Killed):
+        train(post, tmp_path / "run")
+    kill_at(None, kill)
+    known = load_checkpoint(origin).card.sha256
+    shutil.rmtree(origin)
+    train(post, tmp_path / "run")
+    assert load_checkpoint(tmp_path / "run" / CHECKPOINT).card.training["started_from"]["sha256"] == known
+
+
+@pytest.mark.parametrize(
+    ("changes", "parts"),
+    [
+        ({"interpolant": "gvp"}, ("interpolant linear instead of gvp",)),
+        ({"network": {"depth": 2}}, ("depth 1 instead of 2",)),
+        (
+            {"network": {"hidden_size": 32, "mlp_ratio": 2.0}},
+            ("hidden_size 16 instead of 32", "mlp_ratio 4.0 instead of 2.0"),
+        ),
+        ({"network": {"patch_size": 2}}, ("patch_size 4 instead of 2",)),
+        ({"unconditional": True}, (f"num_classes {CLASSES} instead of 1",)),
+    ],
+    ids=str,
+)
+def test_a_checkpoint_of_another_network_is_refused_by_what_differs(
+    recipe, data, start, tmp_path, changes, parts, refuses
+):
+    changes = dict(changes)
+    if "network" in changes:
+        options = {"patch_size": 4, "hidden_size": 16, "depth": 1, "num_heads": 2, **changes["network"]}
+        changes["network"] = Network(size="", options=options)
+    if changes.pop("unconditional", False):
+        changes["data"] = Data(str(data), class_conditional=False)
+    message = refuses(
+        lambda: train(recipe(init_from=str(start), **changes), tmp_path / "post"), start, "another network", *parts
+    )
+    assert message.count(" instead of ") == len(parts)
+    assert not (tmp_path / "post").exists()
+
+
+def test_a_checkpoint_that_is_not_there_is_refused(recipe, tmp_path, refuses):
+    refuses(lambda: train(recipe(init_from=str(tmp_path / "none")), tmp_path / "post"), "none", "no such checkpoint")
+    assert not (tmp_path / "post").exists()
+
+
+def test_a_folder_of_another_start_is_refused(recipe, start, tmp_path, refuses):
+    train(recipe(init_from=str(start), steps=1), tmp_path / "post")
+    refuses(lambda: train(recipe(steps=1), tmp_path / "post"), tmp_path / "post", "init_from")
+
+
+# --- every kind of step ---
+
+
+@pytest.mark.parametrize(
+    "name", ["input_perturbation", "sdss", "mdss", "mixflow", "reflexflow", "simpletuner", "strong"]
+)
+def test_every_objective_trains_twice_the_same(recipe, tmp_path, name):
+    for folder in ("one", "two"):
+        train(recipe(steps=3, objective={"name": name, "label_dropout": 0.2}), tmp_path / folder)
+    assert_same_end(tmp_path / "one", tmp_path / "two")
+    record = log_of(tmp_path / "one")[-1]
+    term = {"input_perturbation": "ip", "reflexflow": "adr", "simpletuner": "adr", "strong": "adr"}.get(name, name)
+    assert record[term] > 0
+    card = load_checkpoint(tmp_path / "one" / CHECKPOINT).card
+    assert from_table(Recipe, card.training["recipe"], "card").objective["name"] == name
+
+
+def test_optimal_transport_trains_without_labels(recipe, data, tmp_path):
+    plain, coupled = (
+        recipe(steps=3, objective={"name": "flow_matching"}, data=Data(str(data), class_conditional=False), **coupling)
+        for coupling in ({}, {"coupling": "ot"})
+    )
+    for folder, made in (("plain", plain), ("one", coupled), ("two", coupled)):
+        train(made, tmp_path / folder)
+    assert_same_end(tmp_path / "one", tmp_path / "two")
+    states = [torch.load(tmp_path / f / STATE, weights_only=True) for f in ("plain", "one")]
+    assert not same(states[0]["model"], states[1]["model"])
+
+
 # --- what is refused ---
 
 
@@ -485,6 +613,8 @@ def test_the_command_trains_and_prints_the_checkpoint(recipe_file, recipe, strai
         (["network.options.patch_size=3"], "patch_size"),
         (["network.options.num_heads=0"], "num_heads"),
         (["objective.name=magic"], "'magic'"),
+        (["coupling=best"], "independent, ot"),
+        (["init_from=nowhere"], "nowhere"),
         (["objective.bias_norm=l3"], "'l3'"),
         (["objective.label_dropout=2.0"], "label_dropout"),
         (["objective.steps=0"], "steps"),

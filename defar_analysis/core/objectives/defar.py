@@ -6,6 +6,7 @@ is an option of :class:`Defar`.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -41,7 +42,8 @@ class Defar(Objective):
     steps, spacing: simulated steps before the last state (Tab. 9), see :func:`increasing_times`.
     sampled_fraction: ReflexFlow's scheduled sampling: this share of each batch gets ADR and the FC weight, the rest
         plain flow matching. bias_fraction: compute both on this share of those samples only and scale them up, an
-        unbiased estimate at less cost: L_FC = mean plain + mean_subset (reweighted - plain), L_ADR = mean_subset.
+        unbiased estimate at less cost: L_FC = mean plain + mean_subset (reweighted - plain), L_ADR = mean_subset. For
+        both, a draw of another objective, without a subset, gives the expectation over subsets.
     """
 
     alpha: float = 1.0
@@ -72,6 +74,9 @@ class Defar(Objective):
             raise DefarError(f"normalize = {self.normalize!r} is a form of ADR; it needs adr = true")
         if self.steps < 1:
             raise DefarError(f"steps must be at least 1; got {self.steps}")
+        for name in ("alpha", "beta1", "beta2"):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise DefarError(f"{name} must be a number of at least 0; got {getattr(self, name)}")
         for name in ("sampled_fraction", "bias_fraction"):
             if not 0 < getattr(self, name) <= 1:
                 raise DefarError(f"{name} must lie in (0, 1]; got {getattr(self, name)}")

@@ -26,8 +26,8 @@ class InputPerturbation(Objective):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not self.scale >= 0:
-            raise DefarError(f"scale must not be negative; got {self.scale}")
+        if not 0 <= self.scale < float("inf"):
+            raise DefarError(f"scale must be a number of at least 0; got {self.scale}")
 
     def draw(self, batch: Batch, generator: torch.Generator) -> Draw:
         draw = super().draw(batch, generator)
