@@ -21,18 +21,49 @@ Profile = Literal["tiny", "quick", "full"]
 
 
 def train(
-    recipe: Annotated[Positional[Path], arg(help="a TOML recipe, such as reproduce/cifar10_defar.toml")],
+    recipe: Annotated[
+        Positional[Path | None],
+        arg(help="a TOML recipe, such as reproduce/cifar10_defar.toml; with --list, a folder", metavar="RECIPE"),
+    ] = None,
     out: Annotated[Path | None, arg(help="the run's folder (default: runs/NAME)")] = None,
     device: Device = "auto",
     set: Annotated[tuple[str, ...], arg(help="change keys of the recipe: --set steps=100 optimizer.lr=0.0002")] = (),
+    scale: Annotated[
+        Literal["paper", "gpu", "cpu"], arg(help="the paper's sizes, or what a small GPU or CPU trains")
+    ] = "paper",
+    list: Annotated[
+        bool, arg(help="list the paper's experiments with parameters, forwards a step and compute")
+    ] = False,
+    dry_run: Annotated[bool, arg(help="check one step, without data; above 50M parameters, its shapes")] = False,
 ) -> None:
     """Train a network from a recipe. Stopped or killed, the same command goes on where it was."""
+    if list or dry_run:
+        from . import planning
+
+        folder = recipe or planning.EXPERIMENTS
+        if list:
+            if set:
+                raise DefarError(f"--set {' '.join(set)}: goes with one recipe, not with --list")
+            print(planning.survey(folder, scale))
+            tried = planning.recipes_in(folder, scale).values() if dry_run else ()
+        else:
+            tried = [_recipe(recipe, set, scale)]
+        for line in planning.dry_runs(tried):
+            print(line, flush=True)
+        return
     from .core.devices import resolve_device
-    from .core.recipes import load_recipe
     from .core.training import train as run
 
-    loaded = load_recipe(recipe, list(set))
+    loaded = _recipe(recipe, set, scale)
     print(run(loaded, out or Path("runs") / loaded.name, device=str(resolve_device(device))))
+
+
+def _recipe(path: Path | None, assignments: tuple[str, ...], scale: str):
+    from .core.recipes import load_recipe
+
+    if path is None:
+        raise DefarError("train needs a recipe: a TOML file, such as reproduce/cifar10_defar.toml; --list shows more")
+    return load_recipe(path, assignments, scale)
 
 
 def sample(
@@ -65,7 +96,7 @@ def measure(
 
 
 def figure(
-    id: Annotated[Positional[str], arg(help="fig3, fig5, fig9 or samples")],
+    id: Annotated[Positional[str], arg(help="fig3, fig5, fig9, samples or plane")],
     folder: Annotated[Path, arg(help="the figures' folder; its data/ holds the tables")] = Path("figures"),
 ) -> None:
     """Redraw one figure from its committed table, without checkpoints, data or a GPU."""
@@ -109,7 +140,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Run the command line; returns the exit status: 0, 2 for a mistake to mend, 130 when interrupted."""
     try:
         tyro.extras.subcommand_cli_from_dict(
-            COMMANDS, prog="defar", args=arguments, config=(tyro.conf.FlagConversionOff,),
+            COMMANDS, prog="defar", args=arguments, config=(tyro.conf.FlagCreatePairsOff,),
             description="Measure and mend exposure bias in flow matching.",
         )  # fmt: skip
     except Interrupted as stopped:

@@ -75,6 +75,8 @@ def _key_numbers(artefact: Artefact) -> pd.DataFrame | None:
     """The table worth reading beside a figure."""
     if "crossings" in artefact.tables:
         return artefact.crossings
+    if "verdicts" in artefact.tables:
+        return artefact.tables["verdicts"]
     if artefact.id == "samples":
         return None
     table = artefact.table

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 
 import torch
@@ -113,3 +114,58 @@ class GaussianFlow:
 def _mirrored(spectrum: Tensor) -> Tensor:
     """conj(S(-f)), which equals S(f) for a real field."""
     return spectrum.flip(-2, -1).roll((1, 1), (-2, -1)).conj()
+
+
+class MixtureFlow:
+    """Data x_* ~ sum_k w_k N(mu_k, s^2 I), and the velocity field that generates it exactly.
+
+    Along x_t = alpha x_* + sigma eps component k is N(alpha mu_k, V I), V = alpha^2 s^2 + sigma^2, with velocity
+    v_k = alpha' mu_k + (alpha alpha' s^2 + sigma sigma') / V  (x - alpha mu_k); the optimum averages them,
+
+        v(x, t) = E[v_gt | x_t = x] = sum_k p(k | x, t) v_k(x, t).
+
+    means (K, ...), in the shape of one sample; std s > 0; weights (K,) are normalized (default: equal). Labels are
+    ignored. Computed in the dtype of x.
+    """
+
+    def __init__(
+        self, means: Tensor, std: float, weights: Tensor | None = None, interpolant: Interpolant | None = None
+    ) -> None:
+        weights = torch.ones(len(means), dtype=means.dtype) if weights is None else weights
+        if not std > 0 or weights.shape != means.shape[:1] or not bool((weights > 0).all()):
+            raise DefarError(f"a mixture needs std > 0 and {len(means)} weights > 0; got {std} and {weights.tolist()}")
+        self.means, self.std, self.weights = means, std, weights / weights.sum()
+        self.interpolant = interpolant or Linear()
+
+    def __call__(self, x: Tensor, t: Tensor, labels: Tensor | None = None) -> Tensor:
+        """The optimal velocity, in the shape of x (B, ...); t (B,)."""
+        c = self.interpolant.coefficients(t.to(x.dtype)[:, None, None])
+        means, offset, variance = self._around(x, t)
+        gain = (c.alpha * c.d_alpha * self.std**2 + c.sigma * c.d_sigma) / variance
+        share = self._log_joint(x, t).softmax(dim=1)
+        return (share[..., None] * (c.d_alpha * means + gain * offset)).sum(dim=1).reshape(x.shape)
+
+    def log_density(self, x: Tensor, t: Tensor) -> Tensor:
+        """log p_t(x), (B,): the density of noisy data at time t, of the data itself at t = 1."""
+        return self._log_joint(x, t).logsumexp(dim=1)
+
+    def sample(self, count: int, generator: torch.Generator) -> Tensor:
+        """Draws of the data, (count, ...)."""
+        which = torch.multinomial(self.weights, count, replacement=True, generator=generator)
+        return self.means[which] + self.std * torch.randn(
+            count, *self.means.shape[1:], generator=generator, dtype=self.means.dtype
+        )
+
+    def _around(self, x: Tensor, t: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Means (1, K, D), x - alpha mu_k (B, K, D) and the variance V (B, 1, 1)."""
+        c = self.interpolant.coefficients(t.to(x.dtype)[:, None, None])
+        means = self.means.to(x).flatten(1)[None]
+        return means, x.flatten(1)[:, None] - c.alpha * means, c.alpha**2 * self.std**2 + c.sigma**2
+
+    def _log_joint(self, x: Tensor, t: Tensor) -> Tensor:
+        """log w_k N(x; alpha mu_k, V I), (B, K)."""
+        _, offset, variance = self._around(x, t)
+        normal = -0.5 * (
+            offset.square().sum(dim=2) / variance[..., 0] + offset.shape[2] * torch.log(2 * math.pi * variance[..., 0])
+        )
+        return normal + self.weights.to(x).log()

@@ -411,4 +411,4 @@ def test_notebook_is_thin_clean_and_parametrized(path):
 
 
 def test_there_is_a_notebook_for_each_figure():
-    assert {"fig3", "fig5", "fig9", "samples"} <= {path.stem for path in (ROOT / "notebooks").glob("*.ipynb")}
+    assert {"fig3", "fig5", "fig9", "samples", "plane"} <= {path.stem for path in (ROOT / "notebooks").glob("*.ipynb")}

@@ -1,0 +1,76 @@
+"""The record's table: loss, one-step bias, sample variance and cost of every run of run.py, on the same test images.
+
+python reproduce/records/2026-11-21-objectives/table.py        from the project's root, once run.py is through
+"""
+
+import json
+from pathlib import Path
+
+import pandas as pd
+import torch
+from run import SEEDS, VARIANTS, recipe
+
+from defar_analysis import Euler, cifar10, exposure_bias, load_checkpoint, sample
+from defar_analysis.core.seeding import balanced_labels, image_noise
+from defar_analysis.measures.cost import count_step
+
+IMAGES, SAMPLES, STEPS = 512, 128, 50
+TIMES, PAIRS = (0.1, 0.3, 0.5, 0.7, 0.9), ((0.1, 0.3), (0.3, 0.5), (0.5, 0.7), (0.7, 0.9), (0.1, 0.9))
+RUNS, HERE = Path("runs/objectives"), Path(__file__).parent
+
+
+@torch.no_grad()
+def measured(model, batch, noise, sampling_noise) -> dict[str, float]:
+    """fm_loss: mean over TIMES; bias_rms: root of the mean square over PAIRS, images and entries; length: |v| over
+    |v_gt| at t = 0.5; sample_variance: variance of Euler-50 samples over that of the test images (1 is right)."""
+    target, ones = batch.data - noise, torch.ones(len(noise))
+    losses, length = [], 0.0
+    for t in TIMES:
+        velocity = model(t * batch.data + (1 - t) * noise, t * ones, batch.labels)
+        losses.append(float((velocity - target).square().mean()))
+        if t == 0.5:
+            length = float(velocity.square().mean().sqrt() / target.square().mean().sqrt())
+    biases = [
+        exposure_bias(model, noise, batch.data, t0 * ones, t1 * ones, labels=batch.labels).square().mean()
+        for t0, t1 in PAIRS
+    ]
+    labels = balanced_labels(range(SAMPLES), 10)
+    drawn = sample(model, sampling_noise, Euler(STEPS), labels=labels).x
+    return {
+        "fm_loss": sum(losses) / len(losses),
+        "bias_rms": float(torch.stack(biases).mean().sqrt()),
+        "length": length,
+        "sample_variance": float(drawn.var() / batch.data.var()),
+    }
+
+
+def main() -> None:
+    test = cifar10("test")
+    batch = test.batch(range(IMAGES))
+    noise = image_noise(123, range(IMAGES), batch.data.shape[1:])
+    sampling_noise = image_noise(124, range(SAMPLES), batch.data.shape[1:])
+    start = load_checkpoint("reproduce/checkpoints/cifar10-sit").model
+    rows = [{"method": "start (SiT)", "seed": "", "steps": 0, **measured(start, batch, noise, sampling_noise)}]
+    for variant in VARIANTS:
+        for seed in SEEDS:
+            folder = RUNS / f"{variant}-{seed}"
+            if not (folder / "checkpoint").is_dir():
+                print(f"{folder}: not there yet, left out")
+                continue
+            checkpoint, made = load_checkpoint(folder / "checkpoint"), recipe(variant, seed)
+            objective = made.build_objective(test.spec, made.steps)
+            cost = count_step(objective, made.build_network(test.spec), test.batch(range(8)))
+            last = json.loads((folder / "log.jsonl").read_text().splitlines()[-1])
+            rows.append({
+                "method": variant, "seed": seed, "steps": made.steps, "passes": cost.passes * made.steps,
+                "forwards": cost.forwards, "seconds_per_step": last["seconds"] / made.steps, "train_loss": last["loss"],
+                **measured(checkpoint.model, batch, noise, sampling_noise),
+            })  # fmt: skip
+            print(rows[-1], flush=True)
+    table = pd.DataFrame(rows)
+    table.to_csv(HERE / "table.csv", index=False, float_format="%.5g")
+    print(table.round(4).to_string(index=False))
+
+
+if __name__ == "__main__":
+    main()
