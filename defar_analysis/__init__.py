@@ -22,6 +22,7 @@ _HOMES = {
     "core.recipes": ("Recipe", "load_recipe"),
     "core.training": ("train",),
     "measures.base": ("Context", "Measurement", "TimeGrid", "measure"),
+    "measures.cost": ("StepCost", "count_step", "measure_steps"),
     "measures.frequency": ("PFR", "crossings", "restoration"),
     "measures.emphasis": ("FEL",),
     "measures.maps": ("BiasMaps",),

@@ -23,7 +23,7 @@ from ..errors import DefarError, Interrupted, one_line
 from ..files import replaced
 from .checkpoints import Card, load_checkpoint, save_checkpoint
 from .datasets import ImageDataset
-from .devices import resolve_device
+from .devices import keep_heap, resolve_device
 from .ema import Ema
 from .objectives import LossTerms, Objective
 from .recipes import Recipe, load_recipe
@@ -53,6 +53,8 @@ def train(recipe: Recipe, folder: Path, *, device: str = "cpu", data_root: Path 
     dataset = recipe.open_data(data_root)
     begun = any((folder / name).exists() for name in (STATE, PREVIOUS))
     run = TrainingRun(recipe, dataset, device, begun=begun)
+    if run.device.type == "cpu":
+        keep_heap()
     claim(folder, recipe)
     run.resume(folder)
     if run.step == recipe.steps and holds_checkpoint(folder):
