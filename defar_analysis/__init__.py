@@ -7,6 +7,7 @@ __version__ = "0.1.0"
 _HOMES = {
     "core.interpolants": ("Coefficients", "Interpolant", "Linear", "GVP", "VP", "PathPoint"),
     "core.rollout": ("Draw", "Rollout", "VelocityModel", "rollout", "exposure_bias"),
+    "core.devices": ("keep_heap",),
     "core.couplings": ("Coupling", "Independent", "MinibatchOT"),
     "core.objectives": (
         "FlowMatching", "InputPerturbation", "SDSS", "MDSS", "Defar", "MixFlow", "reflexflow", "simpletuner", "strong",
@@ -15,7 +16,10 @@ _HOMES = {
     "core.networks": ("SiT", "sit"),
     "core.networks.toy": ("PlaneMLP",),
     "core.oracles": ("GaussianFlow", "MixtureFlow"),
-    "core.samplers": ("sample", "Sample", "Euler", "Heun"),
+    "core.samplers": ("sample", "Sample", "Euler", "Heun", "Dopri5", "EulerMaruyama"),
+    "core.seeding": ("image_noise", "sde_generators", "balanced_labels", "random_labels"),
+    "core.guidance": ("CFG", "Autoguidance", "DiscriminatorGuidance"),
+    "core.corrections": ("EpsilonScaling", "LabelShift", "TargetShift", "DCW", "DCWHaar"),
     "core.checkpoints": ("Checkpoint", "Card", "load_checkpoint", "save_checkpoint"),
     "core.datasets": ("Batch", "ImageDataset", "cifar10", "open_dataset"),
     "core.codecs": ("PixelCodec",),

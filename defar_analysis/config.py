@@ -25,6 +25,8 @@ def read_toml(path: Path) -> dict[str, Any]:
         return tomllib.loads(Path(path).read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise DefarError(f"{path}: no such file") from None
+    except IsADirectoryError:
+        raise DefarError(f"{path}: is a folder; name a TOML file in it") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as error:
         raise DefarError(f"{path}: cannot be read as TOML: {error}") from None
 
@@ -68,11 +70,15 @@ def from_table(cls: type[T], table: dict[str, Any], where: str) -> T:
     return cls(**{key: _convert(hints[key], value, f"{where}: {key}") for key, value in table.items()})
 
 
-def check_choices(instance: Any) -> None:
-    """Raise DefarError where a dataclass's Literal field holds something else."""
+def check_fields(instance: Any) -> None:
+    """Raise DefarError where a dataclass's field is not the number, word, truth value or choice that its type says."""
     for name, hint in typing.get_type_hints(type(instance)).items():
-        if typing.get_origin(hint) is typing.Literal:
-            _convert(hint, getattr(instance, name), name)
+        options = typing.get_args(hint) if typing.get_origin(hint) in (typing.Union, types.UnionType) else (hint,)
+        value = getattr(instance, name)
+        if value is None and type(None) in options:
+            continue
+        if options[0] in (int, float, bool, str) or typing.get_origin(options[0]) is typing.Literal:
+            _convert(options[0], value, name)
 
 
 def override(table: dict[str, Any], assignments: Sequence[str]) -> dict[str, Any]:

@@ -27,7 +27,7 @@ TRIED_BATCH = 8
 
 
 def recipes_in(folder: Path, scale: str = "paper") -> dict[Path, Recipe]:
-    """Every recipe below `folder`, by file, in order. A file without a name is a base that others extend."""
+    """Every recipe below `folder`, by file, in order; what lies in a folder called base is there to be extended."""
     if not folder.is_dir():
         raise DefarError(f"{folder}: no such folder of recipes; run in a clone of the project or name another")
     files = sorted((file for file in folder.rglob("*.toml") if file.parent.name != "base"), key=_natural)
@@ -81,7 +81,7 @@ def describe(recipe: Recipe) -> str:
     options = {k: v for k, v in recipe.objective.items() if k not in ("name", "label_dropout")}
     parts = [f"{key}={str(value).lower() if isinstance(value, bool) else value}" for key, value in options.items()]
     extra = [x for x, default in ((recipe.interpolant, "linear"), (recipe.coupling, "independent")) if x != default]
-    return " ".join([recipe.objective["name"], *parts, *extra])
+    return " ".join([recipe.objective.get("name", "flow_matching"), *parts, *extra])
 
 
 @dataclass(frozen=True)
@@ -109,7 +109,8 @@ def dry_run(recipe: Recipe) -> str:
     """Run one step of the recipe; returns what was checked. Needs no data: random images of the data's shape.
 
     Above META_ABOVE parameters the step runs on the meta device, which checks shapes and needs no memory; below, it is
-    a real one on the CPU, through the training loop, and its loss must be finite. Raises DefarError where it fails.
+    a real float32 one on the CPU, through the training loop, and its loss must be finite. Raises DefarError where it
+    fails.
     """
     data = recipe.data_spec()
     with torch.device("meta"):
@@ -137,7 +138,7 @@ def dry_runs(recipes: Iterable[Recipe]) -> Iterator[str]:
     first: dict[str, str] = {}
     for recipe in recipes:
         budget = {"steps": 1, "flow_matching_steps": 0, "log_every": 1, "save_every": 1, "global_batch": 1}
-        step = repr(dataclasses.replace(recipe, name="", **budget))
+        step = repr(dataclasses.replace(recipe, name="any", **budget))
         yield f"{recipe.name}: the same step as {first[step]}" if step in first else dry_run(recipe)
         first.setdefault(step, recipe.name)
 

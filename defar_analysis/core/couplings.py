@@ -41,8 +41,8 @@ class MinibatchOT:
         if labels is not None and bool((labels != labels[0]).any()):
             warnings.warn(
                 "mini-batch OT ties noise to class labels and distorts class-conditional training; "
-                'use it without labels, or coupling = "independent"',
-                stacklevel=2,
+                'use it without labels, or Independent() (in a recipe: coupling = "independent")',
+                stacklevel=3,  # who called draw()
             )
         return noise[optimal_order(noise, data)]
 

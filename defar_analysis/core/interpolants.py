@@ -86,6 +86,7 @@ class Interpolant:
     def _coefficients_for(self, x: Tensor, t: Tensor) -> Coefficients:
         if t.shape != x.shape[:1]:
             raise DefarError(f"t must have shape ({x.shape[0]},), one time for each sample; it has {tuple(t.shape)}")
+        t = t.to(torch.promote_types(t.dtype, x.dtype))  # float64 states deserve float64 coefficients
         c = self.coefficients(t.reshape(-1, *[1] * (x.ndim - 1)))
         return c if c.alpha.dtype == x.dtype else Coefficients(*(f.to(x.dtype) for f in vars(c).values()))
 

@@ -102,9 +102,20 @@ class Recipe:
             raise DefarError(f"interpolant = {self.interpolant!r}; choose from {', '.join(INTERPOLANTS)}")
         if self.coupling not in COUPLINGS:
             raise DefarError(f"coupling = {self.coupling!r}; choose from {', '.join(COUPLINGS)}")
-        if self.objective.get("name") not in {**OBJECTIVES, **PRESETS}:
-            known = ", ".join([*OBJECTIVES, *PRESETS])
-            raise DefarError(f"objective.name = {self.objective.get('name')!r}; choose from {known}")
+        if self.coupling == "ot" and self.global_batch < 2:
+            raise DefarError(
+                f"coupling = 'ot' has nothing to pair in global_batch = {self.global_batch}; give 2 or more"
+            )
+        if not self.name or set(self.name) & set("/\\"):
+            raise DefarError(f"name = {self.name!r}; it names the run's folder: give a word without / or \\")
+        name = self.objective.get("name", "flow_matching")
+        if not isinstance(name, str) or name not in {**OBJECTIVES, **PRESETS}:
+            raise DefarError(f"objective.name = {name!r}; choose from {', '.join([*OBJECTIVES, *PRESETS])}")
+        for key in ("interpolant", "coupling"):
+            if key in self.objective:
+                raise DefarError(f"objective.{key}: {key} is a key of the recipe itself, outside of [objective]")
+        if "null_label" in self.objective:
+            raise DefarError("objective.null_label: follows from the data (its number of classes); leave it out")
         if self.network.family not in NETWORKS:
             raise DefarError(f"network.family = {self.network.family!r}; choose from {', '.join(NETWORKS)}")
 
@@ -124,12 +135,14 @@ class Recipe:
 
     def build_network(self, data: DataSpec) -> nn.Module:
         shape = {"input_size": data.size, "in_channels": data.channels, "num_classes": self.classes(data)}
+        for key in shape.keys() & self.network.options.keys():
+            raise DefarError(f"network.options.{key}: follows from the data ({shape[key]}); leave it out")
         return build_network(self.network.family, self.network.size, {**shape, **self.network.options})
 
     def build_objective(self, data: DataSpec, step: int) -> Objective:
         """The objective of that step."""
         options = {key: value for key, value in self.objective.items() if key != "name"}
-        name = self.objective["name"]
+        name = self.objective.get("name", "flow_matching")
         cls = Defar if name in PRESETS else OBJECTIVES[name]
         if name == "mixflow":
             options.setdefault("gamma", MIXFLOW_GAMMA.get(self.network.family, MIXFLOW_GAMMA["sit"]))

@@ -113,7 +113,11 @@ def rollout(
     Raises DefarError when draw.times has fewer than two rows or the model returns anything but a velocity.
     """
     if draw.times.shape[0] < 2:
-        raise DefarError(f"a rollout needs at least two times for each sample; draw.times is {tuple(draw.times.shape)}")
+        shape = tuple(draw.times.shape)
+        raise DefarError(
+            f"a simulated step needs at least two times for each sample, draw.times is {shape}; "
+            "use this objective's own draw()"
+        )
     start = interpolant.at(draw.noise, draw.data, draw.t0)
     end = interpolant.at(draw.noise, draw.data, draw.t1)
     forwards = 0
@@ -121,8 +125,14 @@ def rollout(
     def call(x: Tensor, t: Tensor, grad: bool) -> Tensor:
         nonlocal forwards
         forwards += 1
-        with torch.set_grad_enabled(grad and torch.is_grad_enabled()):
+        if grad or not torch.is_grad_enabled():
             return velocity_at(model, x, t, draw)
+        with torch.no_grad():
+            velocity = velocity_at(model, x, t, draw)
+        if x.device.type != "meta" and torch.is_autocast_enabled(x.device.type):
+            # torch below 2.10 or so keeps this forward's low-precision weights, which are cut off from their gradients
+            torch.clear_autocast_cache()
+        return velocity
 
     v0 = call(start.x, draw.t0, grad_v0) if v0 is None else v0
     x, v = start.x, v0
@@ -167,6 +177,8 @@ def velocity_at(model: VelocityModel, x: Tensor, t: Tensor, draw: Draw) -> Tenso
 
     Raises DefarError where the model returns anything but a tensor of x's shape.
     """
+    if draw.labels is not None and draw.labels.shape != x.shape[:1]:
+        raise DefarError(f"labels {tuple(draw.labels.shape)} must have shape ({x.shape[0]},), one for each sample")
     with same_dropout(draw.seed, x.device):
         velocity = model(x, t, draw.labels)
     if not isinstance(velocity, Tensor) or velocity.shape != x.shape:

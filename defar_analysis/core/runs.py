@@ -23,9 +23,11 @@ def claim(folder: Path, recipe: Recipe) -> None:
     if file.exists():
         theirs = load_recipe(file)
         changed = [f.name for f in dataclasses.fields(Recipe) if getattr(theirs, f.name) != getattr(recipe, f.name)]
-        if changed:
+        begun = any((folder / name).exists() for name in (STATE, PREVIOUS, LOG, CHECKPOINT))
+        if changed and begun:
             raise DefarError(f"{folder}: holds a run with other {', '.join(changed)}; give another --out or remove it")
-        return
+        if not changed:
+            return
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with replaced(file) as beside:

@@ -105,7 +105,10 @@ class TrainingRun:
 
     def _start_from(self, folder: Path) -> None:
         """Post-training: begin with a checkpoint's averaged weights, of the same network on the same path."""
-        start = load_checkpoint(folder)
+        try:
+            start = load_checkpoint(folder)
+        except DefarError as error:
+            raise DefarError(f"init_from: {error}") from None
         ours, theirs = self.model.config, start.model.config
         other = [f"{key} {theirs.get(key)} instead of {ours[key]}" for key in ours if ours[key] != theirs.get(key)]
         if start.card.interpolant != self.recipe.interpolant:

@@ -23,7 +23,7 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
 from ..core.datasets import Batch
-from ..core.devices import resolve_device
+from ..core.devices import keep_heap, resolve_device
 from ..core.ema import Ema
 from ..core.objectives import Objective
 from ..core.recipes import Optimizer
@@ -113,6 +113,8 @@ def measure_steps(
     if repeats < 1:
         raise DefarError(f"repeats must be at least 1; got {repeats}")
     on = resolve_device(str(device))
+    if on.type == "cpu":
+        keep_heap()  # as training does
     if on.type == "meta":
         raise DefarError("the meta device computes nothing, so it has no time: use count_step there")
     batch = replace(batch, data=batch.data.to(on), labels=None if batch.labels is None else batch.labels.to(on))

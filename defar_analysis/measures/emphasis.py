@@ -8,7 +8,7 @@ from typing import Literal
 import numpy as np
 import pandas as pd
 
-from ..config import check_choices
+from ..config import check_fields
 from ..core.objectives.weights import BiasMap, BiasNorm, compensated_loss, normalized_bias_map
 from .base import CURVE_COLUMNS, Arrays, AtPair, AtTime, Context, curve_rows, measure
 from .spectral import CUTOFF, frequency_emphasis, saliency_masks
@@ -35,7 +35,7 @@ class FEL:
     version: int = field(default=1, init=False)
 
     def __post_init__(self) -> None:
-        check_choices(self)
+        check_fields(self)
 
     def reducer(self, ctx: Context) -> _Emphasis:
         return _Emphasis(self, ctx)

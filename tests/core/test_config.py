@@ -8,7 +8,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from defar_analysis.config import check_choices, dump_toml, from_table, override, read_layers, read_toml
+from defar_analysis.config import check_fields, dump_toml, from_table, override, read_layers, read_toml
 
 
 @dataclass(frozen=True)
@@ -111,7 +111,7 @@ def test_a_date_in_a_recipe_is_a_value_like_any_other(refuses):
 
 def test_unreadable_files_are_refused(tmp_path, refuses):
     refuses(lambda: read_toml(tmp_path / "none.toml"), "none.toml", "no such file")
-    refuses(lambda: read_toml(tmp_path), tmp_path.name, "cannot be read")
+    refuses(lambda: read_toml(tmp_path), tmp_path.name, "is a folder")
     for content in (b"a = ", b"a = 1\na = 2\n", b"a = '\xff'"):
         (tmp_path / "bad.toml").write_bytes(content)
         refuses(lambda: read_toml(tmp_path / "bad.toml"), "bad.toml", "TOML")
@@ -212,7 +212,7 @@ def test_a_missing_or_broken_layer_is_named(write, refuses):
 
 
 def test_a_choice_outside_a_literal_is_refused_with_all_of_them(refuses):
-    check_choices(Outer("n", mode="slow"))
-    refuses(lambda: check_choices(Outer("n", mode="medium")), "mode = 'medium'; choose from 'fast', 'slow'")
-    refuses(lambda: check_choices(Outer("n", mode=["fast"])), "mode = ['fast']")
-    check_choices(Outer(name=3))  # only Literal fields are looked at
+    check_fields(Outer("n", mode="slow"))
+    refuses(lambda: check_fields(Outer("n", mode="medium")), "mode = 'medium'; choose from 'fast', 'slow'")
+    refuses(lambda: check_fields(Outer("n", mode=["fast"])), "mode = ['fast']")
+    refuses(lambda: check_fields(Outer(name=3)), "name = 3; str is needed")

@@ -20,7 +20,7 @@ from defar_analysis.core.objectives import (
     simpletuner,
     strong,
 )
-from defar_analysis.core.recipes import Recipe, load_recipe
+from defar_analysis.core.recipes import Network, Recipe, load_recipe
 
 DATA = DataSpec(3, 32, 10)
 
@@ -103,8 +103,31 @@ def test_the_null_label_is_the_number_of_classes():
 
 def test_unknown_names_are_refused_with_all_known_ones(refuses):
     refuses(lambda: recipe(coupling="sinkhorn"), "coupling = 'sinkhorn'; choose from independent, ot")
-    for table in ({"name": "magic"}, {}, {"name": "Strong"}):
-        refuses(lambda t=table: recipe(objective=t), f"objective.name = {table.get('name')!r}", *OBJECTIVES, *PRESETS)
+    for name in ("magic", "", "Strong", ["defar"], 3):
+        refuses(lambda n=name: recipe(objective={"name": n}), f"objective.name = {name!r}", *OBJECTIVES, *PRESETS)
+
+
+def test_an_objective_without_a_name_is_flow_matching():
+    assert isinstance(recipe(objective={"label_dropout": 0.1}).build_objective(DataSpec(3, 8, 4), 0), FlowMatching)
+
+
+@pytest.mark.parametrize("key", ["interpolant", "coupling", "null_label"])
+def test_what_the_recipe_itself_says_is_refused_in_the_objective(key, refuses):
+    refuses(lambda: recipe(objective={"name": "defar", key: "ot"}), f"objective.{key}")
+
+
+def test_names_that_leave_the_runs_folder_are_refused(refuses):
+    for name in ("../up", "a/b", "", "a\\b"):
+        refuses(lambda n=name: recipe(name=n), f"name = {name!r}")
+
+
+def test_optimal_transport_needs_two_images(refuses):
+    refuses(lambda: recipe(coupling="ot", global_batch=1), "global_batch = 1", "2 or more")
+
+
+def test_a_network_takes_its_shape_from_the_data(refuses):
+    made = recipe(network=Network(options={"num_classes": 3}))
+    refuses(lambda: made.build_network(DataSpec(3, 8, 4)), "network.options.num_classes", "4")
 
 
 @pytest.mark.parametrize(

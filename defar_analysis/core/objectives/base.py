@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from ...config import check_choices
+from ...config import check_fields
 from ...errors import DefarError
 from ..couplings import Coupling, Independent
 from ..datasets import Batch
@@ -31,7 +31,8 @@ class Objective:
     """A loss over pairs of noise and data.
 
     label_dropout: share of samples whose label becomes null_label, drawn once for all forwards of a step (a network
-    that draws it again in every forward inflates the measured bias several times over).
+    that draws it again in every forward inflates the measured bias several times over). The fields of this class are
+    keywords; what a subclass adds may be given by position.
     """
 
     interpolant: Interpolant = field(default_factory=Linear)
@@ -40,7 +41,13 @@ class Objective:
     null_label: int | None = None
 
     def __post_init__(self) -> None:
-        check_choices(self)
+        check_fields(self)
+        if isinstance(self.interpolant, type) or not hasattr(self.interpolant, "at"):
+            raise DefarError(f"interpolant = {self.interpolant!r}; give one such as Linear(), GVP() or VP()")
+        if isinstance(self.coupling, type) or not callable(self.coupling):
+            raise DefarError(f"coupling = {self.coupling!r}; give one such as Independent() or MinibatchOT()")
+        if self.null_label is not None and self.null_label < 0:
+            raise DefarError(f"null_label must not be negative; got {self.null_label}")
         if not 0.0 <= self.label_dropout <= 1.0:
             raise DefarError(f"label_dropout must lie in [0, 1]; got {self.label_dropout}")
         if self.label_dropout > 0 and self.null_label is None:
@@ -55,7 +62,8 @@ class Objective:
         self._check(batch)
         device = batch.data.device
         noise = torch.randn(batch.data.shape, generator=generator, device=generator.device)
-        times = self.draw_times(batch.data.shape[0], generator).to(device)
+        times = self.draw_times(batch.data.shape[0], generator)
+        times = times.to(device, torch.promote_types(times.dtype, batch.data.dtype))
         labels = self._drop_labels(batch.labels, generator)
         seed = int(torch.randint(2**62, (), generator=generator, device=generator.device))
         noise = noise.to(device, batch.data.dtype)
@@ -69,11 +77,15 @@ class Objective:
         raise NotImplementedError
 
     def _check(self, batch: Batch) -> None:
+        if not isinstance(batch, Batch) or not isinstance(batch.data, Tensor):
+            raise DefarError(f"draw() needs a Batch(data, labels) of tensors; got {type(batch).__name__}")
         data, labels = batch.data, batch.labels
         if not data.is_floating_point() or data.ndim < 2 or data.shape[0] == 0:
             raise DefarError(f"batch.data is {data.dtype} {tuple(data.shape)}; give floats (B, ...) with B > 0")
         if labels is None:
             return
+        if not isinstance(labels, Tensor):
+            raise DefarError(f"batch.labels is a {type(labels).__name__}; give a tensor of integers, or None")
         if labels.shape != data.shape[:1] or labels.is_floating_point() or labels.dtype == torch.bool:
             raise DefarError(
                 f"batch.labels is {labels.dtype} {tuple(labels.shape)}; give integers, one for each of "
@@ -86,7 +98,10 @@ class Objective:
                 raise DefarError(f"batch.labels holds {low if low < 0 else high}; labels run from 0{last}")
 
     def _drop_labels(self, labels: Tensor | None, generator: torch.Generator) -> Tensor | None:
-        if labels is None or self.label_dropout == 0:
+        if labels is None:
+            return None
+        labels = labels.long()  # what embeddings take, and wide enough for any null label
+        if self.label_dropout == 0:
             return labels
         uniforms = torch.rand(labels.shape, generator=generator, device=generator.device).to(labels.device)
         return torch.where(uniforms < self.label_dropout, self.null_label, labels)

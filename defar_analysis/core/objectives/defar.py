@@ -25,7 +25,7 @@ from .weights import BiasMap, BiasNorm, compensated_loss, compensation_weight
 LAST_TIME = 1.0 - 1e-5  # at t1 = 1 a perfect model has arrived and there is no direction left to learn
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Defar(Objective):
     """L = beta1 L_ADR + beta2 L_FC (Eq. 8). Forwards: three with both terms, two with ADR alone, three with FC alone.
 
@@ -96,7 +96,7 @@ class Defar(Objective):
         return replace(draw, subset=order[: max(1, round(share * count))])
 
     def __call__(self, model: VelocityModel, draw: Draw) -> LossTerms:
-        draw = replace(draw, times=draw.times.clamp(max=LAST_TIME))
+        draw = replace(draw, times=wide(draw.times).clamp(max=LAST_TIME))
         part, rest = (draw, None) if draw.subset is None else draw.split(draw.subset)
         if self.normalize != "unit":
             r = self._walk(model, part)

@@ -13,7 +13,7 @@ from ..rollout import Draw, VelocityModel
 from .base import LossTerms, Objective, one_term, squared_error
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class InputPerturbation(Objective):
     """L_IP = mean (v(x'_t, t) - v_gt)^2, x'_t perturbed by xi ~ N(0, I), the target left alone (Ning et al. 2023).
 
@@ -40,6 +40,6 @@ class InputPerturbation(Objective):
         if self.scale > 0:
             if draw.perturbation is None:
                 raise DefarError("this draw has no perturbation; draw it with InputPerturbation's own draw()")
-            moved = self.interpolant.at(draw.noise + self.scale * draw.perturbation, draw.data, draw.t0).x
-            x = moved if self.space == "noise" else x + self.scale * draw.perturbation
+            xi = self.scale * draw.perturbation
+            x = x + xi if self.space == "state" else self.interpolant.at(draw.noise + xi, draw.data, draw.t0).x
         return one_term("ip", squared_error(model, x, draw.t0, point.velocity, draw).mean(), forwards=1)

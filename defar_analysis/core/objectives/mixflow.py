@@ -16,7 +16,7 @@ from .base import LossTerms, Objective, one_term, squared_error
 MIXFLOW_GAMMA = {"sit": 0.8, "repa": 0.8, "rae": 0.4}  # by backbone; the paper does not print REPA's
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class MixFlow(Objective):
     """L = mean (v(x_m, t) - v_gt)^2: the state of a slowed time m, labelled with the nominal time t. One forward.
 

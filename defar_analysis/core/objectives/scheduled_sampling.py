@@ -18,7 +18,7 @@ from ..times import increasing_times
 from .base import LossTerms, Objective, one_term
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class SDSS(Objective):
     """L_SDSS = mean (v(x_hat_{t0,t1}, t1) - v_gt)^2 at the simulated state of Eq. 6. Two forwards.
 
@@ -43,15 +43,17 @@ class SDSS(Objective):
         return LossTerms(total, {name: term.detach() for name, term in terms.items()}, r.forwards)
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class MDSS(Objective):
     """SDSS with the drift of `steps` steps (4 in the paper), in three readings. With h = t1 - t0:
 
     form="amplified": the drift of one step taken `steps` times, x_{t1} + steps (x_hat_{t0,t1} - x_{t1}), at t1; two
-    forwards, as the paper's hours say. form="exact": `steps` real steps of length h without gradients, as in the AAAI
-    paper's Algorithm 3; steps + 1 forwards. form="constant_velocity": the further steps repeat the first velocity,
-    which is SDSS with a step of steps * h. The last two end at t0 + steps h, or where the path's interval does; their
-    own draws keep h short enough. steps=1 is SDSS in every form (detached in "exact").
+    forwards, as the paper's hours say. Beware: on the linear path this state is x_{t1} + steps h (v0 - v_gt), so it
+    carries the target, and a network learns to read it there (reproduce/records/2026-11-21-objectives).
+    form="exact": `steps` real steps of length h without gradients, as in the AAAI paper's Algorithm 3; steps + 1
+    forwards. form="constant_velocity": the further steps repeat the first velocity, which is SDSS with a step of
+    steps * h. These two end at t0 + steps h, or where the path's interval does; their own draws keep h short enough.
+    steps=1 is SDSS in every form (detached in "exact").
     """
 
     steps: int = 4
@@ -67,6 +69,9 @@ class MDSS(Objective):
         return torch.stack([t0, end if self.form == "amplified" else t0 + (end - t0) / self.steps])
 
     def __call__(self, model: VelocityModel, draw: Draw) -> LossTerms:
+        if draw.times.shape[0] != 2:
+            shape = tuple(draw.times.shape)
+            raise DefarError(f"MDSS needs two times for each sample, draw.times is {shape}; use MDSS's own draw()")
         if self.form == "amplified":
             r = rollout(model, self.interpolant, draw, ideal=False, drift_scale=float(self.steps))
         elif self.form == "constant_velocity":

@@ -87,7 +87,8 @@ def test_the_loss_has_the_precision_of_the_data(name, dtype):
     batch = Batch(normal(2, 2, 4, 4).to(dtype))
     draw = objective.draw(batch, generator())
     assert draw.noise.dtype == dtype and draw.data is batch.data
-    loss = objective(lambda x, t, labels: network(x, t.to(dtype)), draw)
+    assert draw.times.dtype == dtype
+    loss = objective(network, draw)
     assert loss.total.dtype == dtype and loss.total.shape == () and loss.total.isfinite()
     assert {(term.dtype, term.shape, term.requires_grad) for term in loss.terms.values()} == {(dtype, (), False)}
 
@@ -164,3 +165,22 @@ def test_meta_data_without_labels_and_under_any_coupling_works_too(coupling):
     draw = objective.draw(Batch(torch.zeros(2, 2, 4, 4, device="meta")), generator())
     loss = objective(lambda x, t, labels: x * (1 + column(t)), draw)
     assert loss.total.is_meta and loss.forwards == 3
+
+
+@each_objective
+def test_low_precision_weights_kept_from_a_forward_without_gradients_are_not_used_again(name):
+    """Autocast keeps cast weights; those of a forward without autograd would cut off the gradients of the next."""
+    torch.manual_seed(0)
+    network = SiT(8, 4, 2, 16, 1, 2, num_classes=3)
+    torch.nn.init.normal_(network.final_layer.linear.weight, std=0.1)
+    objective = make(name)
+    draw = objective.draw(Batch(normal(4, 2, 8, 8).float()), generator())
+    trained = [p for p in network.parameters() if p.requires_grad]
+    gradients = []
+    for cached in (True, False):
+        with torch.autocast("cpu", torch.bfloat16, cache_enabled=cached):
+            total = objective(network, draw).total
+        gradients.append(torch.autograd.grad(total, trained, allow_unused=True))
+    kept, plain = (torch.cat([g.flatten() for g in found if g is not None]) for found in gradients)
+    assert [g is None for g in gradients[0]] == [g is None for g in gradients[1]]
+    assert (kept - plain).norm() < 0.05 * plain.norm()  # both sum over forwards, one in bfloat16

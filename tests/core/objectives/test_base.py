@@ -1,12 +1,15 @@
 """What is drawn in one step, which batches are refused, and plain flow matching."""
 
+from dataclasses import replace
+
 import pytest
 import torch
-from tiny import EVERY, FLOAT32, SHAPE, Spy, close, column, generator, make, make_draw, normal
+from tiny import EVERY, FLOAT32, SHAPE, Spy, Tiny, close, column, generator, make, make_draw, normal
 
+from defar_analysis.core.couplings import MinibatchOT
 from defar_analysis.core.datasets import Batch
 from defar_analysis.core.interpolants import GVP, VP, Linear
-from defar_analysis.core.objectives import OBJECTIVES, Defar, FlowMatching
+from defar_analysis.core.objectives import MDSS, OBJECTIVES, Defar, FlowMatching, InputPerturbation, MixFlow
 
 each_path = pytest.mark.parametrize("path", [Linear(), GVP(), VP()], ids=repr)
 each_objective = pytest.mark.parametrize("name", EVERY)
@@ -209,3 +212,58 @@ BAD_DROPOUT = [
 @pytest.mark.parametrize(("options", "word"), BAD_DROPOUT, ids=str)
 def test_every_objective_refuses_a_label_dropout_that_is_none(name, options, word, refuses):
     refuses(lambda: OBJECTIVES[name](**options), word)
+
+
+# --- types ---
+
+WRONG_TYPES = [
+    ({"label_dropout": "0.1"}, "label_dropout = '0.1'; float is needed"),
+    ({"null_label": 2.5}, "null_label = 2.5; int is needed"),
+    ({"null_label": -1}, "null_label must not be negative; got -1"),
+    ({"interpolant": "gvp"}, "interpolant = 'gvp'; give one such as Linear()"),
+    ({"interpolant": GVP}, "give one such as Linear()"),
+    ({"coupling": "ot"}, "coupling = 'ot'; give one such as Independent()"),
+    ({"coupling": MinibatchOT}, "give one such as Independent()"),
+]
+
+
+@pytest.mark.parametrize(("options", "message"), WRONG_TYPES, ids=str)
+def test_a_value_of_another_type_is_refused_when_the_objective_is_made(options, message, refuses):
+    refuses(lambda: FlowMatching(**options), message)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: Defar(steps="2"), "steps = '2'; int is needed"),
+        (lambda: Defar(adr="yes"), "adr = 'yes'; bool is needed"),
+        (lambda: Defar(alpha=None), "alpha = None; float is needed"),
+        (lambda: MDSS(2.5), "steps = 2.5; int is needed"),
+    ],
+)
+def test_so_are_an_objectives_own_options(make, message, refuses):
+    refuses(make, message)
+
+
+def test_own_options_may_be_positional():
+    assert MixFlow(0.4) == MixFlow(gamma=0.4)
+    assert MDSS(3, "exact") == MDSS(steps=3, form="exact")
+    assert InputPerturbation(0.2, "state", null_label=3) == InputPerturbation(scale=0.2, space="state", null_label=3)
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int16, torch.int32, torch.int64])
+def test_integer_labels_of_any_width_are_drawn_as_long(dtype):
+    labels = torch.tensor([0, 1, 2], dtype=dtype)
+    for objective in (FlowMatching(), FlowMatching(label_dropout=1.0, null_label=1000)):
+        assert objective.draw(Batch(normal(3, 1, 2, 2), labels), generator()).labels.dtype == torch.long
+
+
+def test_a_batch_is_a_batch_of_tensors(refuses):
+    refuses(lambda: FlowMatching().draw(normal(3, 1, 2, 2), generator()), "Batch(data, labels)", "Tensor")
+    refuses(lambda: FlowMatching().draw(Batch(normal(3, 1, 2, 2), [0, 1, 2]), generator()), "batch.labels is a list")
+
+
+def test_labels_that_do_not_fit_a_hand_made_draw_are_refused(refuses):
+    draw = make_draw(rows=1)
+    short = replace(draw, labels=torch.tensor([0, 1]))
+    refuses(lambda: FlowMatching()(Tiny(), short), "labels (2,)", "(6,)")

@@ -183,4 +183,10 @@ def test_bad_options_are_refused(options, words, refuses):
 
 @pytest.mark.parametrize("objective", [SDSS(), MDSS()], ids=lambda o: type(o).__name__)
 def test_a_single_time_is_refused(objective, refuses):
-    refuses(lambda: objective(Tiny(), make_draw(rows=1)), "at least two times", "(1, 6)")
+    refuses(lambda: objective(Tiny(), make_draw(rows=1)), "two times", "(1, 6)", "own draw()")
+
+
+@pytest.mark.parametrize("form", ["amplified", "exact", "constant_velocity"])
+def test_mdss_makes_its_own_steps_out_of_two_times(form, refuses):
+    for rows in (1, 3):
+        refuses(lambda n=rows: MDSS(form=form)(Tiny(), make_draw(rows=n)), "two times", f"({rows}, 6)")
