@@ -1,4 +1,5 @@
 """Our Euler and Heun beside torchdiffeq's fixed-step solvers: same network, batch and evaluations. Limit 1.05.
+CFG beside the bare network, whose batch it doubles. Limit 2.1.
 
 Both sides call the same network as often, so the ratio of times is 1 but for what each solver adds. The two take turns
 within each repeat, so a machine that slows down slows both; ratios are medians over the repeats.
@@ -15,11 +16,13 @@ import torch
 from torchdiffeq import odeint
 
 from defar_analysis import sit
-from defar_analysis.core.devices import resolve_device
+from defar_analysis.core.devices import keep_heap, resolve_device
+from defar_analysis.core.guidance import CFG
 from defar_analysis.core.samplers import Euler, Heun, sample
 from defar_analysis.core.seeding import balanced_labels, image_noise
 
 LIMIT = 1.05  # "at least as fast", and what the clock cannot tell apart
+CFG_LIMIT = 2.1  # one forward of twice the batch, and the extrapolation
 PAIRS = {"euler": (Euler, 1), "heun2": (Heun, 2)}  # torchdiffeq's name: our solver, evaluations a step
 
 
@@ -85,6 +88,31 @@ def solver_ratios(model, noise: torch.Tensor, labels: torch.Tensor, steps: int, 
     return above
 
 
+@torch.no_grad()
+def guidance_ratio(model, noise: torch.Tensor, labels: torch.Tensor, steps: int, repeats: int) -> list[str]:
+    """Euler over the guided field and over the bare one, by turns. Prints a line; returns it if above the limit."""
+    counting = Counting(model)
+    guided = CFG(counting, 1.5, null_label=model.config["num_classes"])
+
+    def run(field):
+        return lambda: sample(field, noise, Euler(steps), labels=labels, chunk=len(noise))
+
+    pairs = []
+    for repeat in range(repeats + 1):  # the first one warms up
+        order = (counting, guided) if repeat % 2 else (guided, counting)
+        times = {id(field): seconds(run(field), noise.device) for field in order}
+        pairs.append((times[id(guided)], times[id(counting)]))
+    assert counting.calls == 2 * (repeats + 1) * steps, "CFG must make one forward, of both halves at once"
+    ratios = [with_it / without for with_it, without in pairs[1:]]
+    median = statistics.median(ratios)
+    milliseconds = [1e3 * statistics.median(column) for column in zip(*pairs[1:], strict=True)]
+    print(
+        f"CFG    {steps:>4} evaluations: guided {milliseconds[0]:.0f} ms, bare {milliseconds[1]:.0f} ms; ratio "
+        f"{median:.3f} (lowest {min(ratios):.3f}, highest {max(ratios):.3f}), limit {CFG_LIMIT}"
+    )
+    return [f"CFG at {median:.3f} is above {CFG_LIMIT}"] if median > CFG_LIMIT else []
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--repeats", type=int, default=5)
@@ -97,6 +125,8 @@ def main() -> int:
     device = resolve_device(options.device)
     if options.threads:
         torch.set_num_threads(options.threads)
+    if device.type == "cpu":
+        keep_heap()  # as `defar sample` does; else page faults make a doubled batch, unguided too, cost 2.5 times one
     torch.manual_seed(0)
     model = sit(options.network).eval()
     torch.nn.init.normal_(model.final_layer.linear.weight, std=0.02)
@@ -105,7 +135,7 @@ def main() -> int:
     labels = balanced_labels(range(options.batch), 10).to(device)
     print(f"SiT {options.network}, batch {options.batch}, {device}, {torch.get_num_threads()} thread(s)")
     above = solver_ratios(model, noise, labels, options.steps, options.repeats)
-    # Guidance goes here: CFG against the bare network, limit 2.1, its findings added to `above`.
+    above += guidance_ratio(model, noise, labels, options.steps, options.repeats)
     print("\n".join(above) or "all limits are kept")
     return int(bool(above))
 

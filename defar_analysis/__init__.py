@@ -25,6 +25,8 @@ _HOMES = {
     "core.codecs": ("PixelCodec",),
     "core.recipes": ("Recipe", "load_recipe"),
     "core.training": ("train",),
+    "core.discriminators": ("DiscriminatorRecipe", "load_discriminator", "load_discriminator_recipe"),
+    "core.discriminator_training": ("train_discriminator",),
     "measures.base": ("Context", "Measurement", "TimeGrid", "measure"),
     "measures.cost": ("StepCost", "count_step", "measure_steps"),
     "measures.frequency": ("PFR", "crossings", "restoration"),

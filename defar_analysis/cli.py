@@ -18,6 +18,7 @@ from .errors import DefarError, Interrupted, one_line
 Device = Annotated[str, arg(help="cpu, cuda, cuda:1, npu, ...; auto takes an accelerator where there is one")]
 Root = Annotated[Path, arg(help="the project folder: it holds reproduce/, notebooks/ and figures/")]
 Profile = Literal["tiny", "quick", "full"]
+Diffusion = Literal["SBDM", "sigma", "linear", "constant", "decreasing", "increasing-decreasing"]
 
 
 def train(
@@ -67,18 +68,105 @@ def _recipe(path: Path | None, assignments: tuple[str, ...], scale: str):
 
 
 def sample(
-    checkpoint: Annotated[Positional[Path], arg(help="a checkpoint's folder")],
-    out: Annotated[Path, arg(help="a .png (one grid) or .npz (arr_0: N,H,W,C uint8; arr_1: labels)")],
-    count: Annotated[int, arg(help="how many images")] = 64,
-    steps: Annotated[int, arg(help="solver steps; Heun makes two evaluations in each")] = 50,
-    solver: Literal["euler", "heun"] = "euler",
+    checkpoint: Annotated[
+        Positional[Path | None], arg(help="a checkpoint's folder", metavar="CHECKPOINT", help_behavior_hint="")
+    ] = None,
+    *,
+    out: Annotated[
+        Path,
+        arg(help="NAME.png: one grid; NAME.npz: ADM's layout, arr_0 (N,H,W,C) uint8 and arr_1 labels; NAME: a folder"),
+    ],
+    compare: Annotated[
+        tuple[Path, ...],
+        arg(
+            help="more checkpoints: one .png, a row for each, the same noise and labels down a column",
+            help_behavior_hint="",
+        ),
+    ] = (),
+    count: Annotated[
+        int | None,
+        arg(help="how many images", metavar="INT", help_behavior_hint="(default: 64; 8 a row with --compare)"),
+    ] = None,
+    solver: Annotated[Literal["euler", "heun", "dopri5", "em"], arg(help="em: Euler-Maruyama, the SDE")] = "euler",
+    steps: Annotated[
+        int | None,
+        arg(
+            help="solver steps; Heun makes two evaluations in each; dopri5 takes none",
+            metavar="INT",
+            help_behavior_hint="(default: 50)",
+        ),
+    ] = None,
+    diffusion: Annotated[Diffusion | None, arg(help="em's diffusion", help_behavior_hint="(default: sigma)")] = None,
+    last_step: Annotated[
+        Literal["mean", "euler", "tweedie", "noisy"] | None,
+        arg(help="em's last step; noisy: one like the others", help_behavior_hint="(default: mean)"),
+    ] = None,
+    guidance: Annotated[
+        float | None,
+        arg(
+            help="classifier-free guidance's scale; 1 changes nothing",
+            metavar="SCALE",
+            help_behavior_hint="(default: none)",
+        ),
+    ] = None,
+    guidance_interval: Annotated[
+        tuple[float, float] | None,
+        arg(
+            help="guide between these times only; t = 0 is noise, 1 data",
+            metavar="LOW HIGH",
+            help_behavior_hint="(default: 0 1)",
+        ),
+    ] = None,
+    guidance_channels: Annotated[
+        Literal["all", "first3"] | None,
+        arg(help="first3 guides three channels only, as SiT does", help_behavior_hint="(default: all)"),
+    ] = None,
+    labels: Annotated[str, arg(help="balanced (classes in turn), random, or one class number for all")] = "balanced",
     seed: Annotated[int, arg(help="image i depends on this and i alone")] = 0,
+    chunk: Annotated[int, arg(help="images in a network call; an interrupted run keeps whole chunks")] = 64,
     device: Device = "auto",
 ) -> None:
-    """Draw images from a checkpoint, classes in turn, and say what they cost in network evaluations."""
-    from .sampling import sample_to_file
+    """Draw images from a checkpoint and say what they cost. Stopped or killed, an .npz or a folder goes on with the
+    same command, bit for bit. Every output carries its provenance."""
+    from . import sampling
 
-    print(sample_to_file(checkpoint, out, count, steps, solver, seed, device))
+    plan = sampling.Plan(
+        sampling.solver_named(solver, steps, diffusion, last_step), (8 if compare else 64) if count is None else count,
+        seed, _class_or_plan(labels), guidance, guidance_interval,
+        guidance_channels, chunk,
+    )  # fmt: skip
+    if compare:
+        print(sampling.compare_to_file([*([checkpoint] if checkpoint else []), *compare], out, plan, device))
+    elif checkpoint is None:
+        raise DefarError("sample needs a checkpoint: a folder, such as reproduce/checkpoints/cifar10-defar")
+    else:
+        print(sampling.sample_to_file(checkpoint, out, plan, device))
+
+
+def _class_or_plan(labels: str) -> int | str:
+    try:
+        return int(labels)
+    except ValueError:
+        return labels
+
+
+def train_discriminator(
+    recipe: Annotated[Positional[Path], arg(help="a TOML recipe, such as reproduce/cifar10_discriminator.toml")],
+    out: Annotated[Path | None, arg(help="the run's folder (default: runs/NAME)")] = None,
+    device: Device = "auto",
+    set: Annotated[tuple[str, ...], arg(help="change keys of the recipe: --set steps=100 samples.count=1000")] = (),
+) -> None:
+    """Train the discriminator that guides a checkpoint's samples, and report its held-out AUC. Stopped or killed, the
+    same command goes on where it was."""
+    from .core.checkpoints import load_checkpoint
+    from .core.devices import resolve_device
+    from .core.discriminator_training import train_discriminator as run
+    from .core.discriminators import load_discriminator, load_discriminator_recipe
+
+    loaded = load_discriminator_recipe(recipe, set)
+    folder = run(loaded, out or Path("runs") / loaded.name, device=str(resolve_device(device)))
+    card = load_discriminator(folder, load_checkpoint(Path(loaded.checkpoint))).card
+    print(f"{folder}: {card.summary()}")
 
 
 def measure(
@@ -133,7 +221,9 @@ def data(
     print(prepare_cifar10(root, source))
 
 
-COMMANDS = {f.__name__: f for f in (train, sample, measure, figure, reproduce, data)}
+COMMANDS = {
+    f.__name__.replace("_", "-"): f for f in (train, train_discriminator, sample, measure, figure, reproduce, data)
+}
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -75,8 +75,9 @@ def _key_numbers(artefact: Artefact) -> pd.DataFrame | None:
     """The table worth reading beside a figure."""
     if "crossings" in artefact.tables:
         return artefact.crossings
-    if "verdicts" in artefact.tables:
-        return artefact.tables["verdicts"]
+    for name in ("verdicts", "changes"):
+        if name in artefact.tables:
+            return artefact.tables[name]
     if artefact.id == "samples":
         return None
     table = artefact.table

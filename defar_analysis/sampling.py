@@ -1,56 +1,288 @@
-"""From a checkpoint to a file of images."""
+"""From checkpoints to files of images: a grid, ADM's .npz or a folder.
+
+Chunks are sampled one after another and those of an .npz or a folder are kept as they are finished, so the same command
+goes on after an interruption, and its images are those of an uninterrupted run bit for bit.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import torch
 
-from .core.checkpoints import load_checkpoint
-from .core.devices import resolve_device
-from .core.samplers import Euler, Heun, sample
-from .core.seeding import balanced_labels, image_noise
-from .errors import DefarError
-from .files import replaced
+from .core.checkpoints import Checkpoint, load_checkpoint
+from .core.devices import keep_heap, resolve_device
+from .core.guidance import CFG
+from .core.rollout import VelocityModel
+from .core.runs import stop_requests
+from .core.samplers import Dopri5, Euler, EulerMaruyama, Heun, sample
+from .core.seeding import balanced_labels, image_noise, random_labels, sde_generators
+from .core.solvers import StepSolver
+from .errors import DefarError, Interrupted
+from .provenance import environment
+from .sample_files import Kept, image_grid, named_rows, output_place, row_names, save_labels, save_npz, save_png, sweep
+
+BAR = "{l_bar}{bar}| {n_fmt}/{total_fmt} [{elapsed}<{remaining}, {rate_noinv_fmt}]"
 
 
-def sample_to_file(
-    checkpoint: Path, out: Path, count: int = 64, steps: int = 50, solver: str = "euler", seed: int = 0, device="auto"
-) -> str:
-    """Sample `count` images, classes in turn, into a .png grid or an .npz; returns one line that says what it cost."""
-    out = Path(out)
-    if out.suffix not in (".png", ".npz"):
-        raise DefarError(f"{out}: give a name ending in .png or .npz")
-    if count < 1 or steps < 1:
-        raise DefarError(f"count = {count} and steps = {steps} must both be at least 1")
-    if not out.parent.is_dir():
-        raise DefarError(f"{out.parent}: no such folder; make it first")
-    where = resolve_device(device)
-    loaded = load_checkpoint(checkpoint, device=where)
-    indices = range(count)
-    labels = None if loaded.classes is None else balanced_labels(indices, loaded.classes)
-    drawn = sample(
-        loaded.model, image_noise(seed, indices, loaded.shape).to(where), {"euler": Euler, "heun": Heun}[solver](steps),
-        interpolant=loaded.interpolant, labels=None if labels is None else labels.to(where),
-    )  # fmt: skip
-    images = loaded.codec.decode(drawn.x).permute(0, 2, 3, 1).cpu().numpy()
+@dataclass(frozen=True)
+class Plan:
+    """What to sample. labels: "balanced" (classes in turn), "random" or one class for all. guidance: CFG's scale, None
+    for no guidance; interval and channels are CFG's. chunk: images a network call; part of what an image depends on
+    (to 1e-4). Raises DefarError for settings that do not fit."""
+
+    solver: StepSolver | Dopri5
+    count: int = 64
+    seed: int = 0
+    labels: str | int = "balanced"
+    guidance: float | None = None
+    interval: tuple[float, float] | None = None
+    channels: str | None = None
+    chunk: int = 64
+
+    def __post_init__(self) -> None:
+        for name in ("count", "chunk"):
+            if getattr(self, name) < 1:
+                raise DefarError(f"{name} = {getattr(self, name)} must be at least 1")
+        for name in ("interval", "channels"):
+            value = getattr(self, name)
+            if self.guidance is None and value is not None:
+                raise DefarError(f"guidance {name} {value} goes with a guidance scale: --guidance SCALE")
+
+
+def solver_named(name: str, steps: int | None = None, diffusion: str | None = None, last_step: str | None = None):
+    """euler, heun, dopri5 or em; 50 steps by default. Raises DefarError for options that are not the solver's."""
+    if name == "em":
+        diffusion, last_step = diffusion or "sigma", last_step or "mean"
+        steps = 50 if steps is None else steps
+        return EulerMaruyama(steps, diffusion, None if last_step == "noisy" else last_step)
+    for option, value in (("diffusion", diffusion), ("last-step", last_step)):
+        if value is not None:
+            raise DefarError(f"--{option} {value}: goes with --solver em; {name} has none")
+    if name == "dopri5":
+        if steps is not None:
+            raise DefarError(f"--steps {steps}: dopri5 chooses its own steps; leave it out")
+        return Dopri5()
+    return {"euler": Euler, "heun": Heun}[name](50 if steps is None else steps)
+
+
+@dataclass(frozen=True)
+class _Source:
+    """A checkpoint under a plan: chunk(start) are the images from `start` on, uint8 (n, H, W, C), and their cost."""
+
+    loaded: Checkpoint
+    plan: Plan
+    device: torch.device
+
+    @cached_property
+    def field(self) -> VelocityModel:
+        plan, name, classes = self.plan, self.loaded.card.name, self.loaded.classes
+        if plan.guidance is None:
+            return self.loaded.model
+        if classes is None:
+            raise DefarError(f"guidance {plan.guidance}: {name} was trained without classes; leave --guidance out")
+        channels = plan.channels or "all"
+        if channels == "first3" and self.loaded.shape[0] < 3:
+            raise DefarError(f"guidance channels 'first3': images of {name} have {self.loaded.shape[0]}; use 'all'")
+        return CFG(self.loaded.model, plan.guidance, classes, plan.interval or (0.0, 1.0), channels)
+
+    @cached_property
+    def labels(self) -> torch.Tensor | None:
+        plan, classes, indices = self.plan.labels, self.loaded.classes, range(self.plan.count)
+        choices = "balanced, random" if classes is None else f"balanced, random or a class from 0 to {classes - 1}"
+        if isinstance(plan, str) and plan not in ("balanced", "random"):
+            raise DefarError(f"labels = {plan!r}; choose from {choices}")
+        if isinstance(plan, int) and classes is None:
+            raise DefarError(
+                f"labels = {plan}: {self.loaded.card.name} was trained without classes; leave --labels out"
+            )
+        if classes is None:
+            return None
+        if isinstance(plan, int):
+            if not 0 <= plan < classes:
+                raise DefarError(f"labels = {plan}; choose from {choices}")
+            return torch.full((self.plan.count,), plan)
+        return (
+            balanced_labels(indices, classes) if plan == "balanced" else random_labels(self.plan.seed, indices, classes)
+        )
+
+    @property
+    def command(self) -> dict[str, Any]:
+        """All that the images depend on, as plain values."""
+        plan, card, guided = self.plan, self.loaded.card, self.field
+        settings = {"kind": "CFG", "scale": plan.guidance} if plan.guidance is not None else None
+        if settings:
+            settings |= {"null_label": guided.null_label, "interval": guided.interval, "channels": guided.channels}
+        return {
+            "checkpoint": card.name, "sha256": card.sha256, "interpolant": repr(self.loaded.interpolant),
+            "codec": card.codec, "solver": repr(plan.solver), "guidance": settings, "seed": plan.seed,
+            "labels": None if self.labels is None else plan.labels, "count": plan.count, "chunk": plan.chunk,
+            "device": self.device.type,
+        }  # fmt: skip
+
+    @property
+    def starts(self) -> range:
+        return range(0, self.plan.count, self.plan.chunk)
+
+    def part(self, start: int) -> range:
+        return range(start, min(start + self.plan.chunk, self.plan.count))
+
+    def chunk(self, start: int) -> tuple[np.ndarray, int, int]:
+        part, plan = self.part(start), self.plan
+        labels = None if self.labels is None else self.labels[start : part.stop].to(self.device)
+        generators = sde_generators(plan.seed, part) if plan.solver.draws_noise else None
+        try:
+            drawn = sample(
+                self.field, image_noise(plan.seed, part, self.loaded.shape).to(self.device), plan.solver,
+                interpolant=self.loaded.interpolant, labels=labels, generators=generators, chunk=plan.chunk,
+            )  # fmt: skip
+        except DefarError as error:
+            raise DefarError(f"in the chunk from image {start}: {error}" if start else str(error)) from None
+        return self.loaded.codec.decode(drawn.x).permute(0, 2, 3, 1).cpu().numpy(), drawn.nfe, drawn.forwards
+
+
+def sample_to_file(checkpoint: Path, out: Path, plan: Plan, device: str = "auto") -> str:
+    """Sample a checkpoint into a .png (one grid), an .npz (arr_0, arr_1, provenance) or a folder (000000.png ...,
+    labels.csv, samples.json); returns one line that says what it cost.
+
+    Raises DefarError for a place or plan that does not fit, and where an unfinished .npz or a folder has samples of
+    another command; Interrupted after Ctrl-C or SIGTERM, which wait for the chunk in work.
+    """
+    out = output_place(out)
+    where = _device(device)
+    source = _Source(load_checkpoint(checkpoint, device=where), plan, where)
+    command = source.command
     if out.suffix == ".npz":
-        with replaced(out) as beside, open(beside, "wb") as file:
-            np.savez(file, arr_0=images, **({} if labels is None else {"arr_1": labels.numpy()}))
+        costs = _npz(source, out, Kept(out.with_name(f"{out.name}.parts"), command))
+    elif out.suffix:
+        _check_picture(source, out)
+        images, costs = _in_memory(source, out.name)
+        save_png(out, image_grid(images), _provenance(command, costs))
     else:
-        from PIL import Image
-
-        with replaced(out) as beside:
-            Image.fromarray(image_grid(images)).save(beside, format="PNG")
-    return f"{out}: {count} images, {solver} with {steps} steps, {drawn.nfe} evaluations for each image, seed {seed}"
+        _check_picture(source, out)
+        costs = _folder(source, out, Kept(out, command))
+    return f"{out}: {plan.count} images, {_cost(plan, max(nfe for nfe, _ in costs))}"
 
 
-def image_grid(images: np.ndarray) -> np.ndarray:
-    """(N, H, W, C) uint8 -> one picture, about square, in reading order, empty places white."""
-    count, height, width, channels = images.shape
-    columns = int(np.ceil(np.sqrt(count)))
-    rows = -(-count // columns)
-    padded = np.full((rows * columns, height, width, channels), 255, np.uint8)
-    padded[:count] = images
-    grid = padded.reshape(rows, columns, height, width, channels).transpose(0, 2, 1, 3, 4)
-    return np.squeeze(grid.reshape(rows * height, columns * width, channels))
+def compare_to_file(checkpoints: Sequence[Path], out: Path, plan: Plan, device: str = "auto") -> str:
+    """One .png with a named row for each checkpoint and, down each column, the same noise and label; returns one line.
+
+    Raises DefarError for anything but a .png, fewer than two checkpoints, and other shapes or numbers of classes.
+    """
+    out = output_place(out)
+    if out.suffix != ".png":
+        raise DefarError(f"{out}: --compare writes one grid; give a name ending in .png")
+    if len(checkpoints) < 2:
+        raise DefarError(f"--compare has {len(checkpoints)} checkpoint to show; give two or more")
+    where = _device(device)
+    sources = [_Source(load_checkpoint(path, device=where), plan, where) for path in checkpoints]
+    commands, first = [source.command for source in sources], sources[0]
+    for path, source in zip(checkpoints, sources, strict=True):
+        if source.loaded.shape != first.loaded.shape:
+            raise DefarError(
+                f"{path}: images are {source.loaded.shape}, those of {checkpoints[0]} {first.loaded.shape}; compare "
+                "checkpoints of one shape"
+            )
+    kinds = {source.loaded.classes for source in sources} - {None}
+    if len(kinds) > 1:
+        raise DefarError(f"--compare: the checkpoints have {sorted(kinds)} classes; compare those of one number")
+    _check_picture(first, out)
+    names = row_names(checkpoints)
+    drawn = [_in_memory(source, name) for name, source in zip(names, sources, strict=True)]
+    rows = [_provenance(command, costs) for command, (_, costs) in zip(commands, drawn, strict=True)]
+    save_png(out, named_rows(names, [images for images, _ in drawn]), {"rows": dict(zip(names, rows, strict=True))})
+    cost = _cost(plan, max(row["nfe"] for row in rows))
+    return f"{out}: from top to bottom {', '.join(names)}; {plan.count} images each, {cost}"
+
+
+def _device(name: str) -> torch.device:
+    device = resolve_device(name)
+    if device.type == "cpu":
+        keep_heap()  # else page faults make a guided chunk a quarter slower
+    return device
+
+
+def _cost(plan: Plan, nfe: int) -> str:
+    most, guided = "at most " if isinstance(plan.solver, Dopri5) else "", ""
+    if plan.guidance is not None:
+        guided = f", guidance {plan.guidance:g}"
+    return f"{plan.solver}, {most}{nfe} evaluations for each image{guided}, seed {plan.seed}"
+
+
+def _npz(source: _Source, out: Path, kept: Kept) -> list[tuple[int, int]]:
+    def name(start: int) -> str:
+        return f"{start:06d}.npy"
+
+    costs = _resumed(source, out, kept, lambda part: [name(part.start)], lambda images: [images])
+    channels, height, width = source.loaded.shape
+    parts = (np.load(kept.folder / name(start), allow_pickle=False) for start in source.starts)
+    labels = None if source.labels is None else source.labels.numpy()
+    save_npz(out, parts, (source.plan.count, height, width, channels), labels, _provenance(kept.command, costs))
+    kept.remove()
+    sweep(out.parent, out.name)
+    return costs
+
+
+def _folder(source: _Source, out: Path, kept: Kept) -> list[tuple[int, int]]:
+    def names(part: range) -> list[str]:
+        return [f"{index:06d}.png" for index in part]
+
+    costs = _resumed(source, out, kept, names, lambda images: [image_grid(image[None]) for image in images])
+    if not kept.whole:
+        if source.labels is not None:
+            save_labels(out, names(range(source.plan.count)), source.labels.numpy())
+        kept.finish(_provenance(kept.command, costs))
+        sweep(out)
+    return costs
+
+
+def _resumed(
+    source: _Source, out: Path, kept: Kept, names: Callable[[range], list[str]], files: Callable[[np.ndarray], list]
+) -> list[tuple[int, int]]:
+    """Sample the chunks that are not yet kept; returns the cost of every chunk. A request to stop, Ctrl-C or SIGTERM,
+    waits for the chunk in work."""
+    done = {start for start in source.starts if kept.has(start, names(source.part(start)))}
+    # closing: the bar ends before what is said next
+    with stop_requests() as stop, closing(_chunks(source, out.name, set(done))) as chunks:
+        for start, images, *cost in chunks:
+            kept.add(start, dict(zip(names(source.part(start)), files(images), strict=True)), tuple(cost))
+            done.add(start)
+            if stop.requested and len(done) < len(source.starts):
+                count, total = sum(len(source.part(start)) for start in done), source.plan.count
+                raise Interrupted(f"{out}: stopped with {count} of {total} images kept; the same command goes on")
+    return [kept.costs[start] for start in source.starts]
+
+
+def _in_memory(source: _Source, name: str) -> tuple[np.ndarray, list[tuple[int, int]]]:
+    _, images, nfe, forwards = zip(*_chunks(source, name), strict=True)
+    return np.concatenate(images), list(zip(nfe, forwards, strict=True))
+
+
+def _chunks(source: _Source, name: str, done: Collection[int] = ()) -> Iterator[tuple[int, np.ndarray, int, int]]:
+    """(first image, images, nfe, forwards) of the chunks that are not `done`, in order; on a terminal with a bar."""
+    from tqdm import tqdm
+
+    count, initial = source.plan.count, sum(len(source.part(start)) for start in done)
+    left = [start for start in source.starts if start not in done]
+    # disable=None: no bar unless stderr is a terminal
+    with tqdm(total=count, initial=initial, desc=name, unit=" images", bar_format=BAR, disable=None) as bar:
+        for start in left:
+            yield start, *source.chunk(start)
+            bar.update(len(source.part(start)))
+
+
+def _check_picture(source: _Source, out: Path) -> None:
+    if source.loaded.shape[0] not in (1, 3):
+        raise DefarError(f"{out}: {source.loaded.shape[0]} channels are no picture; give a name ending in .npz")
+
+
+def _provenance(command: dict[str, Any], costs: Sequence[tuple[int, int]]) -> dict[str, Any]:
+    """The command, nfe (of Dopri5: the most of any chunk), network calls in all, versions and hardware."""
+    nfe, forwards = max(nfe for nfe, _ in costs), sum(forwards for _, forwards in costs)
+    return {"command": command, "nfe": nfe, "forwards": forwards, "environment": environment()}

@@ -76,6 +76,22 @@ def test_samples_do_not_depend_on_how_many_are_drawn(small):
     assert nine["arr_1"].tolist() == [0, 1, 2, 3, 0, 1, 2, 3, 0]
 
 
+def test_sample_takes_every_solver_guidance_and_label_plan(small, capsys):
+    common = ["--count", "3", "--device", "cpu"]
+    for out, options in {
+        "a.png": ["--solver", "em", "--steps", "3", "--diffusion", "linear", "--last-step", "noisy"],
+        "b.npz": ["--solver", "dopri5", "--labels", "random", "--seed", "2"],
+        "c": ["--guidance", "2", "--guidance-interval", "0.2", "0.8", "--guidance-channels", "first3", "--steps", "3"],
+    }.items():
+        assert main(["sample", "checkpoint", "--out", out, *common, *options]) == 0
+        captured = capsys.readouterr()
+        assert captured.err == "" and captured.out.startswith(f"{out}: 3 images, ") and captured.out.count("\n") == 1
+    assert main(["sample", "checkpoint", "--out", "c", *common, "--steps", "4"]) == 2
+    assert "give another --out or remove it" in capsys.readouterr().err
+    assert main(["sample", "checkpoint", "--compare", "checkpoint", "--out", "d.png", "--steps", "2"]) == 0
+    assert "from top to bottom 1 checkpoint, 2 checkpoint; 8 images each" in capsys.readouterr().out
+
+
 def test_an_unconditional_network_is_never_given_a_label(small, monkeypatch):
     seen = []
 
@@ -105,6 +121,25 @@ MISTAKES = {
     "no folder": (["sample", "checkpoint", "--out", "no/a.png"], "no: no such folder"),
     "no images": (["sample", "checkpoint", "--out", "a.png", "--count", "0"], "count = 0"),
     "no steps": (["sample", "checkpoint", "--out", "a.png", "--steps", "0"], "steps = 0"),
+    "negative steps": (["sample", "checkpoint", "--out", "a.png", "--steps", "-5"], "steps = -5"),
+    "steps of dopri5": (["sample", "checkpoint", "--out", "a", "--solver", "dopri5", "--steps", "5"], "--steps 5"),
+    "diffusion without em": (["sample", "checkpoint", "--out", "a", "--diffusion", "linear"], "goes with --solver em"),
+    "no chunk": (["sample", "checkpoint", "--out", "a.png", "--chunk", "0"], "chunk = 0"),
+    "label out of range": (["sample", "checkpoint", "--out", "a", "--labels", "4"], "labels = 4; choose from balanced"),
+    "negative label": (["sample", "checkpoint", "--out", "a", "--labels", "-1"], "labels = -1"),
+    "unknown labels": (["sample", "checkpoint", "--out", "a", "--labels", "+-3"], "labels = '+-3'"),
+    "guidance not a number": (["sample", "checkpoint", "--out", "a.png", "--guidance", "nan"], "got nan"),
+    "interval outside [0, 1]": (
+        ["sample", "checkpoint", "--out", "a.npz", "--guidance", "2", "--guidance-interval", "-0.1", "0.9"],
+        "interval must lie in [0, 1]",
+    ),
+    "interval without guidance": (
+        ["sample", "checkpoint", "--out", "a.npz", "--guidance-interval", "0", "0.9"],
+        "goes with a guidance scale",
+    ),
+    "compare into an .npz": (["sample", "--compare", "checkpoint", "checkpoint", "--out", "a.npz"], "ending in .png"),
+    "compare one": (["sample", "--compare", "checkpoint", "--out", "a.png"], "give two or more"),
+    "sample nothing": (["sample", "--out", "a.png"], "sample needs a checkpoint"),
     "no data": (["measure", "checkpoint", "--data", "none.npz"], "none.npz"),
     "no source": (["data", "cifar10", "--root", "cache", "--source", "none.tar.gz"], "none.tar.gz"),
 }

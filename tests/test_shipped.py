@@ -17,6 +17,7 @@ from defar_analysis.core.oracles import GaussianFlow
 from defar_analysis.core.recipes import load_recipe
 from defar_analysis.core.seeding import image_noise
 from defar_analysis.experiment import METHODS
+from defar_analysis.measures.drift import sentences
 
 ROOT = Path(__file__).parents[1]
 CHECKPOINTS = {name: ROOT / "reproduce" / "checkpoints" / folder for name, folder in METHODS.items()}
@@ -113,16 +114,32 @@ def test_the_papers_values_are_complete_rows():
     assert not table.isna().any(axis=None) and not table.duplicated(["figure", "quantity", "t"]).any()
 
 
-def test_the_executed_notebook_is_the_shipped_one_and_was_run_on_the_committed_data():
-    shipped = json.loads((ROOT / "notebooks" / "plane.ipynb").read_text(encoding="utf-8"))["cells"]
-    path = ROOT / "docs" / "plane_executed.ipynb"  # made by reproduce/executed_copy.py
+def executed_outputs(id: str, pictures: int) -> tuple[dict, catalog.Artefact]:
+    """Outputs by cell of docs/<id>_executed.ipynb, and the committed data, once it is clear that they belong together.
+
+    reproduce/executed_copy.py makes that notebook.
+    """
+    shipped = json.loads((ROOT / "notebooks" / f"{id}.ipynb").read_text(encoding="utf-8"))["cells"]
+    path = ROOT / "docs" / f"{id}_executed.ipynb"
     executed = json.loads(path.read_text(encoding="utf-8"))["cells"]
     assert [(c["id"], c["source"]) for c in executed] == [(c["id"], c["source"]) for c in shipped]
     outputs = {cell["id"]: cell["outputs"] for cell in executed if cell["cell_type"] == "code"}
-    pictures = [o for found in outputs.values() for o in found if "image/png" in o.get("data", {})]
-    assert len(pictures) == 3 and path.stat().st_size <= 400_000
-    artefact = catalog.load("plane", ROOT / "figures")
-    assert artefact.provenance["note"] in "".join(outputs["collect"][0]["text"])
+    drawn = [o for found in outputs.values() for o in found if "image/png" in o.get("data", {})]
+    assert len(drawn) == pictures and path.stat().st_size <= 400_000
+    artefact = catalog.load(id, ROOT / "figures")
+    assert artefact.provenance["note"] in "".join("".join(o["text"]) for o in outputs["collect"])
+    return outputs, artefact
+
+
+def test_the_executed_corrections_say_what_the_committed_table_says():
+    outputs, artefact = executed_outputs("corrections", pictures=2)
+    said = "".join(outputs["sentences"][0]["text"])
+    assert said.strip() == sentences(artefact.tables["changes"], "SiT", "Gaussian reference")
+    assert set(artefact.tables["changes"]["band"]) == {"dc", "low", "high"}
+
+
+def test_the_executed_notebook_is_the_shipped_one_and_was_run_on_the_committed_data():
+    outputs, artefact = executed_outputs("plane", pictures=3)
     said = "".join(outputs["sentences"][0]["text"])
     for nfe in (5, 50):
         rows = artefact.tables["verdicts"].query(f"quantity == 'quality' and nfe == {nfe}")

@@ -1,0 +1,178 @@
+"""The catalog's entry on training-free corrections: sampled by each, measured by drift, kept in results/."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+import torch
+
+from .catalog import Artefact, figures_folder
+from .core.checkpoints import CARD
+from .core.corrections import DCW, DCWHaar, EpsilonScaling, LabelShift, TargetShift
+from .core.guidance import CFG, DiscriminatorGuidance
+from .core.samplers import Correction, Euler, sample
+from .core.seeding import image_noise
+from .experiment import CLASSES, REFERENCE, SEED
+from .measures.base import Arrays
+from .measures.drift import VERSION, changes, drift, state_energies, true_energies
+
+if TYPE_CHECKING:
+    from .core.datasets import Batch
+    from .core.discriminators import LoadedDiscriminator
+    from .experiment import Experiment
+
+BASELINE = "SiT"
+PICTURES = 32  # in all: what a figure's data may hold
+
+
+@dataclass(frozen=True)
+class Method:
+    """Whose network, and what wraps its field or follows its steps; with neither, plain sampling.
+
+    judge: the discriminator that `wrap` guides by, if it does.
+    """
+
+    checkpoint: str = BASELINE
+    wrap: partial | None = None
+    correction: Correction | None = None
+    judge: LoadedDiscriminator | None = None
+
+    def __str__(self) -> str:
+        """Everything the samples depend on beside checkpoint, noise and solver."""
+        if self.judge is not None:
+            return f"DiscriminatorGuidance(weight={self.wrap.keywords['weight']}), {self.judge.card.sha256}"
+        if self.wrap is None:
+            return "none" if self.correction is None else repr(self.correction)
+        settings = ", ".join(f"{key}={value!r}" for key, value in self.wrap.keywords.items())
+        return f"{self.wrap.func.__name__}({settings})"
+
+
+# Small settings, not tuned by any quality: ES and DCW of the size that the authors use on small images; the target
+# shift's window must be small beside a step of 0.04, which it shortens (0.02 would halve it).
+METHODS = {
+    BASELINE: Method(),
+    "DEFAR": Method("DEFAR"),
+    "CFG 1.5": Method(wrap=partial(CFG, scale=1.5, null_label=len(CLASSES))),
+    "ES 1.005": Method(wrap=partial(EpsilonScaling, scale=1.005)),
+    "TS label 0.02": Method(wrap=partial(LabelShift, window=0.02)),
+    "TS target 0.005": Method(correction=TargetShift(window=0.005)),
+    "DCW 0.005": Method(correction=DCW(0.005)),
+    "DCW Haar 0.01": Method(correction=DCWHaar(low=0.01, high=0.01)),
+    REFERENCE: Method(REFERENCE),  # a field without defect: what remains is steps and chance; no pictures of it
+}
+DISCRIMINATOR = "reproduce/discriminators/cifar10-sit"  # guides one more column where the project has it
+GUIDED = "DG 1"
+
+
+@dataclass(frozen=True)
+class Study:
+    steps: int = 25
+    images: int = 64
+    chunk: int = 64
+
+
+STUDIES = {"tiny": Study(steps=3, images=8, chunk=8), "quick": Study(), "full": Study(images=512)}
+
+
+def build(experiment: Experiment) -> Artefact:
+    """Every method's samples from one noise, labelled as the test images that they are measured against."""
+    study = STUDIES[experiment.profile]
+    plain = {name: method for name, method in METHODS.items() if name != REFERENCE}
+    methods = plain | discriminator_guidance(experiment) | {REFERENCE: METHODS[REFERENCE]}
+    identities = {name: experiment._identity(name) for name in dict.fromkeys(m.checkpoint for m in methods.values())}
+    batch = experiment.test_images.batch(range(study.images), device=experiment.device)
+    pictured = [name for name in methods if name != REFERENCE]
+    shown = first_of_each_class(batch.labels.tolist(), PICTURES // len(pictured))
+    measured = {}
+    for name, method in methods.items():
+        key = {
+            "version": VERSION, "study": asdict(study), "method": str(method), "seed": SEED, "shown": shown,
+            "test_data_sha256": experiment.test_images.hash, "device": experiment.device.type,
+            **identities[method.checkpoint],
+        }  # fmt: skip
+        compute = partial(_measure, experiment, method, study, batch, shown)
+        measured[name], new = experiment.store.keep("corrections", key, compute)
+        experiment.measured += [f"samples of {name}"] if new else []
+
+    checkpoint = experiment.checkpoint(BASELINE)
+    noise, times = _noise(experiment, study), Euler(study.steps).times(checkpoint.interpolant)
+    true = true_energies(noise, batch.data, times, interpolant=checkpoint.interpolant)
+    energies = {name: table.attrs["arrays"]["energies"] for name, table in measured.items()}
+    grid = times.double().numpy().round(6)
+    costs = pd.concat([table.assign(model=name) for name, table in measured.items()], ignore_index=True)
+    table = changes(energies, true, grid, BASELINE).merge(costs[["model", "nfe", "forwards"]], on="model")
+    arrays = {
+        "samples": np.stack([measured[name].attrs["arrays"]["samples"] for name in pictured]),
+        "labels": batch.labels[shown].cpu().numpy(),
+    }
+    provenance: dict[str, Any] = {
+        "profile": experiment.profile,
+        "note": f"{study.images} images by Euler with {study.steps} steps, seed {SEED}, against as many test images of "
+        f"CIFAR-10 with the same noise and labels; profile {experiment.profile}",
+        "models": identities,
+        "methods": {name: {"checkpoint": m.checkpoint, "correction": str(m)} for name, m in methods.items()},
+        "test_data_sha256": experiment.test_images.hash,
+        "classes": CLASSES,
+        "shown": shown,
+        "seed": SEED,
+        "torch": torch.__version__,
+        "device": experiment.device.type,
+    }
+    folder = figures_folder(experiment.root, "corrections", experiment.profile)
+    return Artefact("corrections", drift(energies, true, grid), {"changes": table}, arrays, provenance, folder)
+
+
+def discriminator_guidance(experiment: Experiment) -> dict[str, Method]:
+    """One more method, or none where the project has no discriminator of the shipped SiT."""
+    folder = experiment.root / DISCRIMINATOR
+    if not (folder / CARD).is_file():
+        return {}
+    from .core.discriminators import load_discriminator
+
+    checkpoint = experiment.checkpoint(BASELINE)
+    judge = load_discriminator(folder, checkpoint, experiment.device)
+    wrap = partial(DiscriminatorGuidance, discriminator=judge.model, weight=1.0, interpolant=checkpoint.interpolant)
+    return {GUIDED: Method(wrap=wrap, judge=judge)}
+
+
+def first_of_each_class(labels: list[int], count: int) -> list[int]:
+    """The places of the first `count` labels that were not there before, in order; fewer if there are fewer."""
+    return sorted(labels.index(label) for label in dict.fromkeys(labels))[:count]
+
+
+def _measure(experiment: Experiment, method: Method, study: Study, batch: Batch, shown: list[int]) -> pd.DataFrame:
+    """One row with the cost for each image; in attrs, energies (S, N, 3) of all states and the pictures of `shown`."""
+    exact = method.checkpoint == REFERENCE
+    checkpoint = experiment.checkpoint(BASELINE if exact else method.checkpoint)
+    model = experiment.reference if exact else checkpoint.model
+    field = model if method.wrap is None else method.wrap(model)
+    rows = 0
+
+    def count(_, given: tuple) -> None:
+        nonlocal rows
+        rows += len(given[0])
+
+    called = [checkpoint.model] + ([] if method.judge is None else [method.judge.model])
+    hooks = [network.register_forward_pre_hook(count) for network in called]
+    try:
+        drawn = sample(
+            field, _noise(experiment, study), Euler(study.steps), interpolant=checkpoint.interpolant,
+            labels=batch.labels, chunk=study.chunk, save="all", correction=method.correction,
+        )  # fmt: skip
+    finally:
+        for hook in hooks:
+            hook.remove()
+    padded = -(-study.images // study.chunk) * study.chunk
+    table = pd.DataFrame({"nfe": [drawn.nfe], "forwards": [rows / padded]})  # CFG's one call has twice the images
+    pictures = checkpoint.codec.decode(drawn.x[shown]).permute(0, 2, 3, 1).cpu().numpy()
+    table.attrs["arrays"] = Arrays(energies=state_energies(drawn.states), samples=pictures)
+    return table
+
+
+def _noise(experiment: Experiment, study: Study) -> torch.Tensor:
+    shape = experiment.checkpoint(BASELINE).shape
+    return image_noise(SEED, range(study.images), shape).to(experiment.device)

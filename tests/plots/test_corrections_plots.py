@@ -1,0 +1,113 @@
+"""The picture of the corrections shows what its tables and arrays hold."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.colors import to_hex
+from matplotlib.text import Text
+
+from defar_analysis.errors import DefarError
+from defar_analysis.plots import corrections, style
+
+MODELS = ["SiT", "DEFAR", "CFG 1.5", "ES 1.005", "TS label 0.02", "TS target 0.005", "DCW 0.005", "DCW Haar 0.01",
+          "DG 1"]  # fmt: skip
+CURVES = [*MODELS, style.REFERENCE]
+T = np.linspace(0, 1, 5)
+
+
+@pytest.fixture(scope="module")
+def table():
+    rows = [(m, band, t, 1 + 0.1 * k * t + 0.05 * b, 0.9, 1.5, 8)
+            for k, m in enumerate(CURVES) for b, band in enumerate(("dc", "low", "high")) for t in T]  # fmt: skip
+    return pd.DataFrame(rows, columns=corrections.COLUMNS)
+
+
+@pytest.fixture(scope="module")
+def changes():
+    rows = [(m, band, 10.0 * k + b, 10.0 * k + b - 2, 10.0 * k + b + 2, 25, 25.0)
+            for k, m in enumerate(CURVES) for b, band in enumerate(("dc", "low", "high"))]  # fmt: skip
+    return pd.DataFrame(rows, columns=corrections.CHANGES)
+
+
+@pytest.fixture(scope="module")
+def arrays():
+    pictures = np.random.default_rng(0).integers(0, 256, (len(MODELS), 2, 8, 8, 3), dtype=np.uint8)
+    return {"samples": pictures, "labels": np.array([1, 0])}
+
+
+def line_of(ax, label):
+    (found,) = [line for line in ax.get_lines() if line.get_label() == label]
+    return found
+
+
+def test_curves_are_each_models_own_band_and_the_baselines_interval_is_shaded(table, changes):
+    axes = corrections.plot_curves(table.sample(frac=1, random_state=0), changes).axes
+    for ax, band in zip(axes, ("low", "high"), strict=False):
+        for name in CURVES:
+            rows = table[(table["model"] == name) & (table["band"] == band)]
+            np.testing.assert_array_equal(line_of(ax, name).get_xdata(), rows["t"])
+            np.testing.assert_array_equal(line_of(ax, name).get_ydata(), rows["value"])
+        (shade,) = ax.collections
+        assert to_hex(shade.get_facecolor()) == to_hex(style.PAPER.colour("SiT"))
+
+
+def test_every_change_stands_on_its_models_line_with_its_interval(table, changes):
+    ax = corrections.plot_curves(table, changes).axes[2]
+    names = [label.get_text() for label in ax.get_yticklabels()]
+    assert names == MODELS[:0:-1]
+    points = [line for line in ax.get_lines() if line.get_marker() == "o"]
+    spans = [line for line in ax.get_lines() if line.get_marker() != "o" and set(line.get_xdata()) != {0}]
+    drawn = {(names[round(float(p.get_ydata()[0]))], float(p.get_xdata()[0])) for p in points}
+    kept = changes[~changes["model"].isin(["SiT", style.REFERENCE]) & (changes["band"] != "dc")]
+    assert drawn == set(zip(kept["model"], kept["percent"], strict=True))
+    assert len(spans) == len(kept) and all(np.ptp(span.get_xdata()) == 4 for span in spans)
+
+
+def test_methods_are_told_apart_and_the_papers_keep_their_colours(table, changes):
+    ax = corrections.plot_curves(table, changes).axes[0]
+    colours = {name: to_hex(line_of(ax, name).get_color()) for name in MODELS}
+    assert len(set(colours.values())) == len(MODELS)
+    assert colours["DEFAR"] == to_hex(style.PAPER.colour("DEFAR"))
+    assert not {colours[name] for name in MODELS[2:]} & {to_hex(c) for c in style.PAPER.colours.values()}
+
+
+def test_a_column_is_a_method_and_a_row_a_label(table, arrays):
+    figure = corrections.plot_samples(table, arrays, names=("airplane", "cat"))
+    grid = np.array(figure.axes).reshape(2, len(MODELS))
+    for k, name in enumerate(MODELS):
+        assert grid[0, k].get_title() == name
+        for row in range(2):
+            np.testing.assert_array_equal(grid[row, k].images[0].get_array(), arrays["samples"][k, row])
+    assert [ax.get_ylabel() for ax in grid[:, 0]] == ["cat", "airplane"]
+
+
+def test_no_text_of_the_whole_lies_over_another(table, arrays, changes):
+    figure = corrections.plot(table, arrays, changes, names=("airplane", "cat"), note="64 images; profile quick")
+    FigureCanvasAgg(figure).draw()
+    axes = [axis for ax in figure.axes for axis in (ax.xaxis, ax.yaxis)]
+    ticks = [(axis.get_view_interval(), tick) for axis in axes for tick in axis.get_major_ticks()]
+    hidden = [tick for (low, high), tick in ticks if not min(low, high) <= tick.get_loc() <= max(low, high)]
+    unseen = {id(label) for tick in hidden for label in (tick.label1, tick.label2)}
+    texts = [t for t in figure.findobj(Text) if t.get_visible() and id(t) not in unseen]
+    boxes = [(t.get_text(), t.get_window_extent()) for t in texts if t.get_text()]
+    width, height = figure.bbox.width, figure.bbox.height
+    for k, (one, box) in enumerate(boxes):
+        assert box.x0 >= 0 and box.y0 >= 0 and box.x1 <= width and box.y1 <= height, one
+        for other, second in boxes[k + 1 :]:
+            assert not box.overlaps(second) or one == other, (one, other)
+
+
+def test_wrong_tables_and_arrays_are_named(table, arrays, changes):
+    with pytest.raises(DefarError, match="'band'"):
+        corrections.plot_curves(table.drop(columns="band"), changes)
+    with pytest.raises(DefarError, match="'percent'"):
+        corrections.plot_curves(table, changes.drop(columns="percent"))
+    with pytest.raises(DefarError, match="no model beside"):
+        corrections.plot_curves(table, changes[changes["model"] == "SiT"])
+    with pytest.raises(DefarError, match="labels"):
+        corrections.plot_samples(table, {**arrays, "labels": np.array([1])})
+    with pytest.raises(DefarError, match="samples"):
+        corrections.plot(table, {"labels": arrays["labels"]}, changes)

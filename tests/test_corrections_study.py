@@ -1,0 +1,78 @@
+"""The corrections' entry at its smallest, without notebook and picture; test_reproduction runs the whole."""
+
+import itertools
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from defar_analysis import corrections_study as study
+from defar_analysis.core.networks import SiT
+from defar_analysis.core.oracles import GaussianFlow
+from defar_analysis.core.samplers import Euler, sample
+from defar_analysis.experiment import Experiment
+
+ROOT = Path(__file__).parents[1]
+pytestmark = pytest.mark.real_data
+
+
+@pytest.fixture(autouse=True)
+def few_images_to_fit(monkeypatch):
+    """The reference fitted on a tenth of the training images: seconds less, and nothing here depends on it."""
+    fit = GaussianFlow.fit
+    monkeypatch.setattr(GaussianFlow, "fit", lambda batches: fit(itertools.islice(batches, 5)))
+
+
+def project(folder: Path) -> Path:
+    shutil.copytree(ROOT / "reproduce" / "checkpoints", folder / "reproduce" / "checkpoints")
+    return folder
+
+
+def test_rows_costs_and_pictures(tmp_path, monkeypatch):
+    experiment = Experiment(project(tmp_path), "tiny", "cpu")
+    artefact = study.build(experiment)
+    assert len(experiment.measured) == len(study.METHODS)
+    start = artefact.table[artefact.table["t"] == 0]
+    assert len(start) == 3 * len(study.METHODS) and np.allclose(start["value"], 1, atol=1e-5)  # the same noise
+    changes = artefact.tables["changes"]
+    assert (changes["nfe"] == 3).all() and (changes["t"] == 1).all()
+    assert dict(zip(changes["model"], changes["forwards"], strict=True)) == {
+        name: {"CFG 1.5": 6, study.REFERENCE: 0}.get(name, 3) for name in study.METHODS
+    }
+    assert artefact.arrays["samples"].shape == (len(study.METHODS) - 1, 4, 32, 32, 3)
+    assert len(set(artefact.arrays["labels"])) == 4
+
+    # plain SiT's row is the sampler's own images
+    batch = experiment.test_images.batch(range(8))
+    checkpoint = experiment.checkpoint("SiT")
+    noise = study._noise(experiment, study.STUDIES["tiny"])
+    plain = sample(checkpoint.model, noise, Euler(3), labels=batch.labels, chunk=8).x[artefact.provenance["shown"]]
+    pictures = checkpoint.codec.decode(plain).permute(0, 2, 3, 1).numpy()
+    np.testing.assert_array_equal(artefact.arrays["samples"][0], pictures)
+
+    def forbidden(*args):
+        raise AssertionError("a network was called")
+
+    monkeypatch.setattr(SiT, "forward", forbidden)
+    again = study.build(Experiment(tmp_path, "tiny", "cpu"))  # all from results/
+    assert again.table.equals(artefact.table) and again.tables["changes"].equals(changes)
+
+
+def test_a_discriminator_in_its_place_is_one_more_row(tmp_path):
+    discriminators = pytest.importorskip("defar_analysis.core.discriminators")
+    experiment = Experiment(project(tmp_path), "tiny", "cpu")
+    assert study.discriminator_guidance(experiment) == {}
+    card = experiment.checkpoint("SiT").card
+    torch.manual_seed(0)
+    network = discriminators.ConvDiscriminator()
+    judges = {"name": card.name, "sha256": card.sha256}
+    told = discriminators.DiscriminatorCard("fresh", "", card.interpolant, judges, {})
+    discriminators.save_discriminator(tmp_path / study.DISCRIMINATOR, network, told)
+    artefact = study.build(experiment)
+    assert list(artefact.provenance["methods"])[-2] == study.GUIDED
+    changes = artefact.tables["changes"].set_index("model")
+    # three passes of SiT; two of the discriminator, which is silent at t = 0
+    assert (changes.loc[study.GUIDED, "forwards"] == 5).all() and (changes.loc[study.GUIDED, "nfe"] == 3).all()
+    assert artefact.arrays["samples"].shape[:2] == (9, 3)  # no more than 32 pictures
