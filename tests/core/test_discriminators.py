@@ -340,7 +340,7 @@ def test_tab_2s_discriminators_judge_rows_of_the_matrix(file):
     row = recipe.checkpoint.removeprefix("runs/").removesuffix("/checkpoint")
     matrix = [load_recipe(path) for path in (ROOT / "reproduce" / "experiments" / "tab1").glob("*.toml")]
     (judged,) = [other for other in matrix if other.name == row]
-    assert judged.data.name == recipe.data.name and recipe.name == f"{row}-discriminator"
+    assert judged.data.name == recipe.data.name and recipe.name == f"{row.replace('tab1', 'tab2')}-discriminator"
 
 
 def test_the_shipped_discriminator_is_small_judges_the_shipped_checkpoint_and_tells_something():
