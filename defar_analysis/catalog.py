@@ -290,7 +290,7 @@ _ENTRIES = (
         "method changes the samples' energy against plain SiT, paired by image (c), and samples of all methods, a row "
         "from one noise and label (d). Shaded and bars: 95 % bootstrap over images. More or less energy is not better "
         "or worse images: no quality metric is measured here.",
-        _build_corrections, _plot_corrections, ("changes",),
+        _build_corrections, _plot_corrections, ("changes", "changes_defar"),
     ),
 )  # fmt: skip
 FIGURES = {entry.id: entry for entry in _ENTRIES}

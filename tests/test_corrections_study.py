@@ -33,7 +33,7 @@ def project(folder: Path) -> Path:
 def test_rows_costs_and_pictures(tmp_path, monkeypatch):
     experiment = Experiment(project(tmp_path), "tiny", "cpu")
     artefact = study.build(experiment)
-    assert len(experiment.measured) == len(study.METHODS)
+    assert len(experiment.measured) == len({**study.METHODS, **study.ON_DEFAR})
     start = artefact.table[artefact.table["t"] == 0]
     assert len(start) == 3 * len(study.METHODS) and np.allclose(start["value"], 1, atol=1e-5)  # the same noise
     changes = artefact.tables["changes"]
@@ -41,6 +41,11 @@ def test_rows_costs_and_pictures(tmp_path, monkeypatch):
     assert dict(zip(changes["model"], changes["forwards"], strict=True)) == {
         name: {"CFG 1.5": 6, study.REFERENCE: 0}.get(name, 3) for name in study.METHODS
     }
+    on_defar = artefact.tables["changes_defar"]
+    assert list(dict.fromkeys(on_defar["model"])) == list(study.ON_DEFAR) and len(study.ON_DEFAR) == 7
+    assert (on_defar.loc[on_defar["model"] == "DEFAR", "percent"] == 0).all()
+    others = on_defar.loc[on_defar["model"] != "DEFAR", "percent"].abs()
+    assert (others < 1000).all() and (others > 0).sum() > 6
     assert artefact.arrays["samples"].shape == (len(study.METHODS) - 1, 4, 32, 32, 3)
     assert len(set(artefact.arrays["labels"])) == 4
 
@@ -58,6 +63,7 @@ def test_rows_costs_and_pictures(tmp_path, monkeypatch):
     monkeypatch.setattr(SiT, "forward", forbidden)
     again = study.build(Experiment(tmp_path, "tiny", "cpu"))  # all from results/
     assert again.table.equals(artefact.table) and again.tables["changes"].equals(changes)
+    assert again.tables["changes_defar"].equals(on_defar)
 
 
 def test_a_discriminator_in_its_place_is_one_more_row(tmp_path):
@@ -71,7 +77,7 @@ def test_a_discriminator_in_its_place_is_one_more_row(tmp_path):
     told = discriminators.DiscriminatorCard("fresh", "", card.interpolant, judges, {})
     discriminators.save_discriminator(tmp_path / study.DISCRIMINATOR, network, told)
     artefact = study.build(experiment)
-    assert list(artefact.provenance["methods"])[-2] == study.GUIDED
+    assert study.GUIDED in artefact.provenance["methods"]
     changes = artefact.tables["changes"].set_index("model")
     # three passes of SiT; two of the discriminator, which is silent at t = 0
     assert (changes.loc[study.GUIDED, "forwards"] == 5).all() and (changes.loc[study.GUIDED, "nfe"] == 3).all()

@@ -134,7 +134,8 @@ def executed_outputs(id: str, pictures: int) -> tuple[dict, catalog.Artefact]:
 def test_the_executed_corrections_say_what_the_committed_table_says():
     outputs, artefact = executed_outputs("corrections", pictures=2)
     said = "".join(outputs["sentences"][0]["text"])
-    assert said.strip() == sentences(artefact.tables["changes"], "SiT", "Gaussian reference")
+    on_sit = sentences(artefact.tables["changes"], "SiT", "Gaussian reference")
+    assert said.strip() == on_sit + "\n\n" + sentences(artefact.tables["changes_defar"], "DEFAR")
     assert set(artefact.tables["changes"]["band"]) == {"dc", "low", "high"}
 
 
