@@ -137,7 +137,7 @@ def dry_runs(recipes: Iterable[Recipe]) -> Iterator[str]:
     """:func:`dry_run` of each; recipes that differ only in budget share one step, which is run once."""
     first: dict[str, str] = {}
     for recipe in recipes:
-        budget = {"steps": 1, "flow_matching_steps": 0, "log_every": 1, "save_every": 1, "global_batch": 1}
+        budget = {"steps": 1, "flow_matching_steps": 0, "log_every": 1, "save_every": 1, "global_batch": TRIED_BATCH}
         step = repr(dataclasses.replace(recipe, name="any", **budget))
         yield f"{recipe.name}: the same step as {first[step]}" if step in first else dry_run(recipe)
         first.setdefault(step, recipe.name)

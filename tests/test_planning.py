@@ -109,6 +109,8 @@ def test_a_large_network_is_tried_on_the_meta_device():
 def test_equal_steps_are_tried_once():
     recipe = Recipe("a", steps=10, network=TINY)
     longer = dataclasses.replace(recipe, name="b", steps=20)
+    paired = dataclasses.replace(recipe, name="c", coupling="ot", data=Data(class_conditional=False))
+    assert "c: one step runs" in next(dry_runs([paired]))
     assert list(dry_runs([recipe, longer]))[1] == "b: the same step as a"
 
 

@@ -106,7 +106,7 @@ class Recipe:
             raise DefarError(
                 f"coupling = 'ot' has nothing to pair in global_batch = {self.global_batch}; give 2 or more"
             )
-        if not self.name or set(self.name) & set("/\\"):
+        if self.name in ("", ".", "..") or set(self.name) & set("/\\"):
             raise DefarError(f"name = {self.name!r}; it names the run's folder: give a word without / or \\")
         name = self.objective.get("name", "flow_matching")
         if not isinstance(name, str) or name not in {**OBJECTIVES, **PRESETS}:

@@ -117,7 +117,7 @@ def test_what_the_recipe_itself_says_is_refused_in_the_objective(key, refuses):
 
 
 def test_names_that_leave_the_runs_folder_are_refused(refuses):
-    for name in ("../up", "a/b", "", "a\\b"):
+    for name in ("../up", "..", "a/b", "", "a\\b"):
         refuses(lambda n=name: recipe(name=n), f"name = {name!r}")
 
 
