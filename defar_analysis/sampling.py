@@ -73,7 +73,7 @@ def solver_named(name: str, steps: int | None = None, diffusion: str | None = No
 
 
 @dataclass(frozen=True)
-class _Source:
+class ImageSource:
     """A checkpoint under a plan: chunk(start) are the images from `start` on, uint8 (n, H, W, C), and their cost."""
 
     loaded: Checkpoint
@@ -156,7 +156,7 @@ def sample_to_file(checkpoint: Path, out: Path, plan: Plan, device: str = "auto"
     """
     out = output_place(out)
     where = _device(device)
-    source = _Source(load_checkpoint(checkpoint, device=where), plan, where)
+    source = ImageSource(load_checkpoint(checkpoint, device=where), plan, where)
     command = source.command
     if out.suffix == ".npz":
         costs = _npz(source, out, Kept(out.with_name(f"{out.name}.parts"), command))
@@ -181,7 +181,7 @@ def compare_to_file(checkpoints: Sequence[Path], out: Path, plan: Plan, device: 
     if len(checkpoints) < 2:
         raise DefarError(f"--compare has {len(checkpoints)} checkpoint to show; give two or more")
     where = _device(device)
-    sources = [_Source(load_checkpoint(path, device=where), plan, where) for path in checkpoints]
+    sources = [ImageSource(load_checkpoint(path, device=where), plan, where) for path in checkpoints]
     commands, first = [source.command for source in sources], sources[0]
     for path, source in zip(checkpoints, sources, strict=True):
         if source.loaded.shape != first.loaded.shape:
@@ -215,7 +215,7 @@ def _cost(plan: Plan, nfe: int) -> str:
     return f"{plan.solver}, {most}{nfe} evaluations for each image{guided}, seed {plan.seed}"
 
 
-def _npz(source: _Source, out: Path, kept: Kept) -> list[tuple[int, int]]:
+def _npz(source: ImageSource, out: Path, kept: Kept) -> list[tuple[int, int]]:
     def name(start: int) -> str:
         return f"{start:06d}.npy"
 
@@ -229,7 +229,7 @@ def _npz(source: _Source, out: Path, kept: Kept) -> list[tuple[int, int]]:
     return costs
 
 
-def _folder(source: _Source, out: Path, kept: Kept) -> list[tuple[int, int]]:
+def _folder(source: ImageSource, out: Path, kept: Kept) -> list[tuple[int, int]]:
     def names(part: range) -> list[str]:
         return [f"{index:06d}.png" for index in part]
 
@@ -243,7 +243,7 @@ def _folder(source: _Source, out: Path, kept: Kept) -> list[tuple[int, int]]:
 
 
 def _resumed(
-    source: _Source, out: Path, kept: Kept, names: Callable[[range], list[str]], files: Callable[[np.ndarray], list]
+    source: ImageSource, out: Path, kept: Kept, names: Callable[[range], list[str]], files: Callable[[np.ndarray], list]
 ) -> list[tuple[int, int]]:
     """Sample the chunks that are not yet kept; returns the cost of every chunk. A request to stop, Ctrl-C or SIGTERM,
     waits for the chunk in work."""
@@ -259,12 +259,12 @@ def _resumed(
     return [kept.costs[start] for start in source.starts]
 
 
-def _in_memory(source: _Source, name: str) -> tuple[np.ndarray, list[tuple[int, int]]]:
+def _in_memory(source: ImageSource, name: str) -> tuple[np.ndarray, list[tuple[int, int]]]:
     _, images, nfe, forwards = zip(*_chunks(source, name), strict=True)
     return np.concatenate(images), list(zip(nfe, forwards, strict=True))
 
 
-def _chunks(source: _Source, name: str, done: Collection[int] = ()) -> Iterator[tuple[int, np.ndarray, int, int]]:
+def _chunks(source: ImageSource, name: str, done: Collection[int] = ()) -> Iterator[tuple[int, np.ndarray, int, int]]:
     """(first image, images, nfe, forwards) of the chunks that are not `done`, in order; on a terminal with a bar."""
     from tqdm import tqdm
 
@@ -277,7 +277,7 @@ def _chunks(source: _Source, name: str, done: Collection[int] = ()) -> Iterator[
             bar.update(len(source.part(start)))
 
 
-def _check_picture(source: _Source, out: Path) -> None:
+def _check_picture(source: ImageSource, out: Path) -> None:
     if source.loaded.shape[0] not in (1, 3):
         raise DefarError(f"{out}: {source.loaded.shape[0]} channels are no picture; give a name ending in .npz")
 
