@@ -52,8 +52,8 @@ def check_grid(steps: int, grid: Grid) -> None:
 
 
 @dataclass(frozen=True)
-class Euler:
-    """x <- x + h v(x, t). Order 1; Euler(50) makes 50 evaluations, with grid="sit" 49."""
+class _FixedGrid:
+    """What Euler and Heun share: a grid of `steps` over the path's interval, and no noise on the way."""
 
     steps: int
     grid: Grid = "uniform"
@@ -64,28 +64,24 @@ class Euler:
 
     def times(self, interpolant: Interpolant) -> Tensor:
         return time_grid(self.steps, self.grid, *interpolant.interval("ode"))
+
+
+@dataclass(frozen=True)
+class Euler(_FixedGrid):
+    """x <- x + h v(x, t). Order 1; Euler(50) makes 50 evaluations, with grid="sit" 49."""
 
     def step(self, field: Field, x: Tensor, now: float, then: float, last: bool = False) -> Tensor:
         return x + (then - now) * field(x, now)
 
 
 @dataclass(frozen=True)
-class Heun:
+class Heun(_FixedGrid):
     """Euler, then the mean of the slopes at both ends. Order 2; Heun(50) makes 100 evaluations.
 
     euler_last: the last step is plain Euler, as in EDM and REPA: 2 steps - 1 evaluations, none at the end of the path.
     """
 
-    steps: int
-    grid: Grid = "uniform"
     euler_last: bool = False
-    draws_noise = False
-
-    def __post_init__(self) -> None:
-        check_grid(self.steps, self.grid)
-
-    def times(self, interpolant: Interpolant) -> Tensor:
-        return time_grid(self.steps, self.grid, *interpolant.interval("ode"))
 
     def step(self, field: Field, x: Tensor, now: float, then: float, last: bool = False) -> Tensor:
         slope = field(x, now)
