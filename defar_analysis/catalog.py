@@ -5,68 +5,23 @@ checkpoints + data -> measurements (results/) -> collect() -> figures/data/<id>.
 
 from __future__ import annotations
 
-import io
-import json
-from collections.abc import Callable
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-import numpy as np
 import pandas as pd
 
+from .artefacts import PROFILES, Artefact, Figure, checked_profile, data_files, figures_folder, read, write
 from .errors import DefarError
-from .files import replaced
+
+__all__ = [
+    "FIGURES", "PROFILES", "Artefact", "Figure", "checked_profile", "collect", "data_files", "draw", "figure",
+    "figures_folder", "load", "save", "write",
+]  # fmt: skip
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure as MatplotlibFigure
 
     from .experiment import Experiment
-
-PROFILES = ("tiny", "quick", "full")  # from worst to best
-CSV_FORMAT = "%.6g"
-
-
-@dataclass(frozen=True)
-class Artefact:
-    """The data behind one figure.
-
-    table: what is drawn; tables: what stands beside it, by name; arrays: small images; provenance: what all of it was
-    measured from; folder: where data and pictures belong.
-    """
-
-    id: str
-    table: pd.DataFrame
-    tables: dict[str, pd.DataFrame] = field(default_factory=dict)
-    arrays: dict[str, np.ndarray] = field(default_factory=dict)
-    provenance: dict[str, Any] = field(default_factory=dict)
-    folder: Path = Path("figures")
-
-    @property
-    def crossings(self) -> pd.DataFrame:
-        return self.tables["crossings"]
-
-    def summary(self) -> str:
-        """One paragraph: what this is and what it rests on."""
-        entry, p = FIGURES[self.id], self.provenance
-        return f"{entry.paper}: {entry.title}\n{entry.caption}\nmeasured: {p['note']}\nmodels: {', '.join(p['models'])}"
-
-
-@dataclass(frozen=True)
-class Figure:
-    """One entry of the catalog. build measures; plot draws; `tables` names the tables that stand beside the curves."""
-
-    id: str
-    paper: str
-    title: str
-    caption: str
-    build: Callable[[Experiment], Artefact]
-    plot: Callable[[Artefact], MatplotlibFigure]
-    tables: tuple[str, ...] = ()
-
-    @property
-    def notebook(self) -> str:
-        return f"{self.id}.ipynb"
 
 
 def collect(id: str, profile: str = "quick", device: str = "auto", root: str | Path = ".") -> Artefact:
@@ -82,19 +37,7 @@ def collect(id: str, profile: str = "quick", device: str = "auto", root: str | P
 
 def load(id: str, folder: Path) -> Artefact:
     """The artefact whose data lies in `folder`/data, without measuring anything."""
-    entry, stem = figure(id), Path(folder) / "data" / id
-    try:
-        provenance = json.loads(stem.with_suffix(".json").read_text(encoding="utf-8"))
-        table = pd.read_csv(stem.with_suffix(".csv"), keep_default_na=False, na_values=["nan", ""])
-        table = table.fillna({c: "" for c in ("dc", "estimator") if c in table})
-        tables = {name: pd.read_csv(f"{stem}_{name}.csv") for name in entry.tables}
-        arrays = {}
-        if stem.with_suffix(".npz").exists():
-            with np.load(stem.with_suffix(".npz"), allow_pickle=False) as file:
-                arrays = dict(file)
-    except (OSError, ValueError) as error:
-        raise DefarError(f"{stem}.*: {' '.join(str(error).split())[:150]}; run: defar reproduce --only {id}") from None
-    return Artefact(id, table, tables, arrays, provenance, Path(folder))
+    return read(id, folder, figure(id).tables)
 
 
 def draw(artefact: Artefact) -> MatplotlibFigure:
@@ -114,50 +57,6 @@ def figure(id: str) -> Figure:
     if id not in FIGURES:
         raise DefarError(f"unknown figure {id!r}; there are {', '.join(FIGURES)}")
     return FIGURES[id]
-
-
-def checked_profile(profile: str) -> str:
-    if profile not in PROFILES:
-        raise DefarError(f"unknown profile {profile!r}; choose from {', '.join(PROFILES)}")
-    return profile
-
-
-def figures_folder(root: Path, id: str, profile: str) -> Path:
-    """figures/, unless it holds this figure from a better profile: then results/<profile>/figures."""
-    note = root / "figures" / "data" / f"{id}.json"
-    try:
-        existing = json.loads(note.read_text(encoding="utf-8"))["profile"]
-    except (OSError, ValueError, KeyError):
-        existing = None
-    if existing in PROFILES and PROFILES.index(existing) > PROFILES.index(profile):
-        return root / "results" / profile / "figures"
-    return root / "figures"
-
-
-def data_files(artefact: Artefact) -> list[Path]:
-    """The files that hold an artefact's data."""
-    stem = artefact.folder / "data" / artefact.id
-    csvs = [stem.with_suffix(".csv"), *(Path(f"{stem}_{name}.csv") for name in artefact.tables)]
-    return csvs + ([stem.with_suffix(".npz")] if artefact.arrays else [])
-
-
-def write(artefact: Artefact) -> Artefact:
-    """Write the artefact's tables, arrays and provenance to <folder>/data/, each file whole or not at all."""
-    stem = artefact.folder / "data" / artefact.id
-    stem.parent.mkdir(parents=True, exist_ok=True)
-    frames = {stem.with_suffix(".csv"): artefact.table}
-    frames |= {Path(f"{stem}_{name}.csv"): table for name, table in artefact.tables.items()}
-    for path, frame in frames.items():
-        with replaced(path) as beside:
-            frame.to_csv(beside, index=False, float_format=CSV_FORMAT)
-    if artefact.arrays:
-        buffer = io.BytesIO()
-        np.savez_compressed(buffer, **artefact.arrays)
-        with replaced(stem.with_suffix(".npz")) as beside:
-            beside.write_bytes(buffer.getvalue())
-    with replaced(stem.with_suffix(".json")) as beside:
-        beside.write_text(json.dumps(artefact.provenance, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    return load(artefact.id, artefact.folder)  # what is drawn is what was written, to the last digit
 
 
 def _build_fig3(e: Experiment) -> Artefact:
