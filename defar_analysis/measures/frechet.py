@@ -1,0 +1,244 @@
+"""The Fréchet distance between two sets of features, and what is uncertain about it.
+
+Everything is float64 on the CPU. Names are public through `measures.quality`.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import torch
+from scipy.linalg.lapack import dpstrf
+
+from ..errors import DefarError
+from .moments import Moments, QualityWarning, matrix, to_numpy
+
+
+def _vector_and_matrix(mu, sigma, name: str) -> tuple[np.ndarray, np.ndarray]:
+    mu, sigma = to_numpy(mu), to_numpy(sigma)
+    if mu.ndim != 1 or not mu.size or sigma.shape != (mu.size, mu.size):
+        raise DefarError(f"{name}: want a mean (D,) and a covariance (D, D); got {mu.shape} and {sigma.shape}")
+    if mu.dtype.kind not in "biuf" or sigma.dtype.kind not in "biuf":
+        raise DefarError(f"{name}: want real numbers; got {mu.dtype} and {sigma.dtype}")
+    mu, sigma = mu.astype(np.float64), sigma.astype(np.float64)
+    if not (np.isfinite(mu).all() and np.isfinite(sigma).all()):
+        raise DefarError(f"{name}: the mean or the covariance holds NaN or inf; compute it again from finite features")
+    largest = np.abs(sigma).max()
+    if np.abs(sigma - sigma.T).max() > 1e-5 * largest:
+        raise DefarError(f"{name}: the covariance is not symmetric; pass the matrix itself, not a factor or root of it")
+    if largest > 1.0001 * np.diag(sigma).max():
+        raise DefarError(f"{name}: an entry off the diagonal exceeds all variances: this is no covariance matrix")
+    return mu, (sigma + sigma.T) / 2
+
+
+def eigenvalues(symmetric: np.ndarray) -> np.ndarray:
+    """Ascending. torch's LAPACK has the fastest driver without vectors on the CPU (MKL)."""
+    return torch.linalg.eigvalsh(torch.from_numpy(np.ascontiguousarray(symmetric))).numpy()
+
+
+def pivoted_factor(covariance: np.ndarray) -> np.ndarray:
+    """L (D, rank) with covariance = L L^T, by pivoted Cholesky: stops where nothing is left, so singular is fine.
+
+    Raises where the matrix has a clearly negative direction: then L L^T is not the matrix.
+    """
+    lower, pivots, rank, _ = dpstrf(covariance, lower=1)
+    kept = np.empty((len(covariance), rank))
+    kept[pivots - 1] = np.tril(lower)[:, :rank]
+    trace = np.trace(covariance)
+    if np.diag(covariance).min() < 0 or abs(trace - np.square(kept).sum()) > 1e-4 * trace:
+        raise DefarError("the covariance has a clearly negative eigenvalue: this is no covariance matrix")
+    return kept
+
+
+def _trace_root(product: np.ndarray) -> float:
+    """tr of the root of L^T S L. Rounding makes zero eigenvalues slightly negative: those count as zero."""
+    if not product.size:
+        return 0.0
+    values = eigenvalues(product)
+    if values[0] < -1e-3 * values[-1]:
+        raise DefarError("the second covariance has a clearly negative eigenvalue: this is no covariance matrix")
+    return float(np.sqrt(values.clip(min=0)).sum())
+
+
+def frechet_distance(mu1, sigma1, mu2, sigma2) -> float:
+    """Fréchet distance of two Gaussians: |mu1 - mu2|^2 + tr S1 + tr S2 - 2 tr sqrt(S1 S2).
+
+    Means (D,), covariances (D, D), unit: feature squared. With S1 = L L^T the eigenvalues of S1 S2 are those of the
+    symmetric L^T S2 L, so no root of a matrix is needed and singular covariances cost nothing. No shrinkage; never
+    below 0. Raises DefarError for shapes that do not fit, NaN, or a matrix that is no covariance. Who has the features
+    should use `Moments` and `FrechetReference`, which know n and warn where it is small.
+    Source: Dowson and Landau 1982; Heusel et al. 2017 (FID).
+    """
+    return FrechetReference(mu1, sigma1).distance(mu2, sigma2)
+
+
+@dataclass(frozen=True, eq=False)
+class FrechetReference:
+    """The fixed side of many Fréchet distances: its covariance is factored once. mu (D,), sigma (D, D), count or None.
+
+    Raises DefarError for shapes that do not fit, NaN, or a sigma that is no covariance.
+    """
+
+    mu: np.ndarray
+    sigma: np.ndarray
+    count: int | None = None
+
+    def __post_init__(self):
+        mu, sigma = _vector_and_matrix(self.mu, self.sigma, "reference")
+        object.__setattr__(self, "mu", mu)
+        object.__setattr__(self, "sigma", sigma)
+
+    @classmethod
+    def of(cls, reference) -> FrechetReference:
+        """From `Moments` or features (N, D); warns where there are no more images than features."""
+        moments = reference if isinstance(reference, Moments) else Moments.of(reference)
+        _warn_if_few(moments.count, len(moments.mean), "reference")
+        return cls(moments.mean, moments.covariance, moments.count)
+
+    @cached_property
+    def factor(self) -> np.ndarray:
+        """L (D, rank) with sigma = L L^T; see `pivoted_factor`."""
+        return pivoted_factor(self.sigma)
+
+    def distance(self, mu, sigma) -> float:
+        """`frechet_distance` to a mean (D,) and a covariance (D, D)."""
+        mu, sigma = _vector_and_matrix(mu, sigma, "second argument")
+        self._same_dimension(len(mu))
+        root = _trace_root(self.factor.T @ sigma @ self.factor)
+        return self._assemble(mu - self.mu, np.trace(sigma), root)
+
+    def distance_to(self, moments: Moments) -> float:
+        """`frechet_distance` to features known by their moments; warns where n is no more than the dimension."""
+        _warn_if_few(moments.count, len(moments.mean), "generated")
+        return self.distance(moments.mean, moments.covariance)
+
+    def replicates(self, features, weights: np.ndarray) -> np.ndarray:
+        """Distances (R,) of weighted resamples of features (N, D).
+
+        Each row of weights (R, N) holds bootstrap counts / N (or any shares that sum to 1): mean m = sum w x,
+        covariance N/(N-1) sum w (x - m)(x - m)^T. The features are projected on the reference's factor once; a
+        replicate then costs one product and the eigenvalues of a matrix as small as its distinct images allow.
+
+        A bootstrap of this distance is biased upward: a resample has 63 % of the images, and the distance falls
+        with more of them, the more so the higher the dimension. So the replicates tell a spread, not a level: use
+        `recentred_interval`; or, cheaper, the linear bootstrap of `influence.frechet_influence`.
+        """
+        rows = self._rows(features)
+        weights = _weights(weights, len(rows))
+        mean = rows.mean(axis=0)
+        centred = rows - mean
+        projected, squares = centred @ self.factor, np.square(centred).sum(axis=1)
+        shifts = weights @ centred
+        distances = np.empty(len(weights))
+        correction = len(rows) / (len(rows) - 1)
+        for r, (row, shift) in enumerate(zip(weights, shifts, strict=True)):
+            drawn = row > 0
+            scaled = np.sqrt(correction * row[drawn])[:, None] * (projected[drawn] - shift @ self.factor)
+            # The same non-zero eigenvalues either way round; the smaller matrix is the cheaper one.
+            product = scaled @ scaled.T if len(scaled) < scaled.shape[1] else scaled.T @ scaled
+            trace = correction * (row @ squares - shift @ shift)
+            distances[r] = self._assemble(mean + shift - self.mu, trace, _trace_root(product))
+        return distances
+
+    def _rows(self, features) -> np.ndarray:
+        rows = matrix(features).astype(np.float64)
+        self._same_dimension(rows.shape[1])
+        _warn_if_few(*rows.shape, "generated")
+        return rows
+
+    def _same_dimension(self, dimension: int) -> None:
+        if dimension != len(self.mu):
+            raise DefarError(
+                f"the reference has {len(self.mu)} features, the other side {dimension}; use one extractor"
+            )
+
+    def _assemble(self, shift: np.ndarray, trace: float, root: float) -> float:
+        # The exact value is never negative; rounding may leave -1e-14 of the trace where the two sides are equal.
+        return max(0.0, float(shift @ shift + np.trace(self.sigma) + trace - 2 * root))
+
+
+def _warn_if_few(count: int, dimension: int, name: str) -> None:
+    if count <= dimension:
+        warnings.warn(
+            f"{name}: n = {count:,} is not above the {dimension:,} features: the covariance is singular and the "
+            "Fréchet distance far too high; use more images, or kernel_distance",
+            QualityWarning,
+            stacklevel=4,
+        )
+
+
+def _weights(weights, count: int) -> np.ndarray:
+    weights = np.asarray(weights, dtype=np.float64)
+    if weights.ndim != 2 or weights.shape[1] != count:
+        raise DefarError(f"weights {weights.shape} must be (replicates, images) for {count} images")
+    if not (weights >= 0).all() or np.abs(weights.sum(axis=1) - 1).max(initial=0) > 1e-9:
+        raise DefarError("every row of weights must be non-negative and sum to 1; divide bootstrap counts by N")
+    return weights
+
+
+def recentred_interval(value: float, replicates, level: float = 0.95) -> tuple[float, float]:
+    """(low, high): percentiles of the replicates (R,), shifted so that their mean is the value.
+
+    For statistics whose bootstrap is biased, as the Fréchet distance is: keeps its spread, drops its offset.
+    Raises for NaN, fewer than two replicates, or a level outside (0, 1).
+    """
+    replicates = np.asarray(replicates, dtype=np.float64)
+    if replicates.ndim != 1 or len(replicates) < 2 or not np.isfinite([value, *replicates]).all():
+        raise DefarError(f"an interval needs a finite value and two or more finite replicates; got {replicates.shape}")
+    if not 0 < level < 1:
+        raise DefarError(f"level must be between 0 and 1, such as 0.95; got {level}")
+    tail = 50 * (1 - level)
+    low, high = np.percentile(replicates, [tail, 100 - tail]) + (value - replicates.mean())
+    return float(low), float(high)
+
+
+@dataclass(frozen=True, eq=False)
+class Extrapolation:
+    """Line through distances at subset sizes n: distance = intercept + slope / n. residual: its rms misfit."""
+
+    intercept: float
+    slope: float
+    sizes: tuple[int, ...]
+    distances: np.ndarray
+    residual: float
+
+
+def frechet_at_infinity(
+    features, reference: FrechetReference, sizes: Sequence[int] | None = None, seed: int = 0
+) -> Extrapolation:
+    """The Fréchet distance that infinitely many generated images would have: FD(n) = intercept + slope / n.
+
+    Least squares over random subsets of features (N, D); sizes default to eight between half of N and N. It removes the
+    leading bias of the generated side's finite n, so models measured with different n compare. It does not touch the
+    reference's own finite n, nor the noise: the intercept is noisier than FD(N), and at n below about 5 D, where the
+    next order is not small, it is too low or too high by more than its residual says (a warning).
+    Raises for sizes not above D, where the covariance is singular and the line does not hold, or above N.
+    Source: Chong and Forsyth 2020, "Effectively Unbiased FID and Inception Score".
+    """
+    rows = matrix(features)
+    count, dimension = rows.shape
+    if sizes is None:
+        sizes = np.unique(np.linspace(count // 2, count, 8).astype(int))
+    sizes = tuple(int(size) for size in sizes)
+    if len(set(sizes)) < 2 or min(sizes) <= dimension or max(sizes) > count:
+        raise DefarError(
+            f"sizes {sizes} must be two or more different numbers above the {dimension:,} features and up to the "
+            f"{count:,} images; use more images (over {2 * dimension:,} for the default sizes)"
+        )
+    if min(sizes) < 5 * dimension:
+        warnings.warn(
+            f"size {min(sizes):,} is below 5 times the {dimension:,} features: FD is not yet linear in 1/n there",
+            QualityWarning,
+            stacklevel=2,
+        )
+    generator = np.random.default_rng(seed)
+    distances = np.array(
+        [reference.distance_to(Moments.of(rows[generator.permutation(count)[:size]])) for size in sizes]
+    )
+    slope, intercept = np.polyfit(1 / np.array(sizes), distances, 1)
+    misfit = distances - intercept - slope / np.array(sizes)
+    return Extrapolation(float(intercept), float(slope), sizes, distances, float(np.sqrt(np.mean(np.square(misfit)))))
