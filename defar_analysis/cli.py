@@ -104,7 +104,7 @@ def sample(
     guidance: Annotated[
         float | None,
         arg(
-            help="classifier-free guidance's scale; 1 changes nothing",
+            help="classifier-free guidance's scale, or with --autoguidance that one's; 1 changes nothing",
             metavar="SCALE",
             help_behavior_hint="(default: none)",
         ),
@@ -121,19 +121,48 @@ def sample(
         Literal["all", "first3"] | None,
         arg(help="first3 guides three channels only, as SiT does", help_behavior_hint="(default: all)"),
     ] = None,
+    autoguidance: Annotated[
+        Path | None,
+        arg(
+            help="a weaker checkpoint: --guidance goes on from its velocity, not from that without label",
+            metavar="CHECKPOINT",
+            help_behavior_hint="(default: none)",
+        ),
+    ] = None,
+    discriminator: Annotated[
+        Path | None,
+        arg(
+            help="discriminator guidance by the one in this folder, which must judge CHECKPOINT",
+            metavar="FOLDER",
+            help_behavior_hint="(default: none)",
+        ),
+    ] = None,
+    discriminator_weight: Annotated[
+        float | None,
+        arg(help="its weight; 0 changes nothing", metavar="WEIGHT", help_behavior_hint="(default: 1)"),
+    ] = None,
+    correction: Annotated[
+        tuple[str, ...],
+        arg(
+            help="training-free corrections: es=SCALE, ts-label=WINDOW, and after each step one of ts-target=WINDOW, "
+            "dcw=SCALE, dcw-haar=LOW,HIGH; further settings by name: es=1.005,slope=0.001",
+            metavar="NAME=VALUE",
+            help_behavior_hint="",
+        ),
+    ] = (),
     labels: Annotated[str, arg(help="balanced (classes in turn), random, or one class number for all")] = "balanced",
     seed: Annotated[int, arg(help="image i depends on this and i alone")] = 0,
     chunk: Annotated[int, arg(help="images in a network call; an interrupted run keeps whole chunks")] = 64,
     device: Device = "auto",
 ) -> None:
     """Draw images from a checkpoint and say what they cost. Stopped or killed, an .npz or a folder goes on with the
-    same command, bit for bit. Every output carries its provenance."""
+    same command, bit for bit; finished, it is left as it is. Every output carries its provenance."""
     from . import sampling
 
     plan = sampling.Plan(
         sampling.solver_named(solver, steps, diffusion, last_step), (8 if compare else 64) if count is None else count,
         seed, _class_or_plan(labels), guidance, guidance_interval,
-        guidance_channels, chunk,
+        guidance_channels, chunk, autoguidance, discriminator, discriminator_weight, correction,
     )  # fmt: skip
     if compare:
         print(sampling.compare_to_file([*([checkpoint] if checkpoint else []), *compare], out, plan, device))

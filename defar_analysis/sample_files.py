@@ -9,6 +9,7 @@ import io
 import json
 import shutil
 import zipfile
+import zlib
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -31,6 +32,27 @@ def output_place(out: Path) -> Path:
     if out.suffix and out.is_dir():
         raise DefarError(f"{out}: is a folder; give another --out")
     return out
+
+
+def check_command(place: Path, theirs: dict[str, Any], mine: dict[str, Any]) -> None:
+    """Raises DefarError that names the differences if the samples at `place` are those of another command."""
+    mine = json.loads(json.dumps(mine))
+    keys = dict.fromkeys([*mine, *theirs])  # each may have options that the other has not
+    other = [f"{key} {theirs.get(key)}, not {mine.get(key)}" for key in keys if theirs.get(key) != mine.get(key)]
+    if other:
+        raise DefarError(f"{place}: holds samples with {'; '.join(other)}: give another --out or remove it")
+
+
+def npz_record(file: Path) -> dict[str, Any]:
+    """What :func:`save_npz` recorded in a file, without reading its images. Raises DefarError for a foreign file."""
+    try:
+        with np.load(file, allow_pickle=False) as arrays:
+            record = json.loads(str(arrays["provenance"]))
+            if "arr_0" in arrays.files and {"command", "nfe"} <= set(record) and isinstance(record["command"], dict):
+                return record
+    except (ValueError, KeyError, TypeError, AttributeError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error):
+        pass  # all that numpy, zip and JSON say to a file that is something else
+    raise DefarError(f"{file}: was not written by defar sample; give another --out or remove it")
 
 
 class Kept:
@@ -61,11 +83,7 @@ class Kept:
             self.whole = "nfe" in record
         except (ValueError, KeyError, TypeError, AttributeError):
             raise DefarError(f"{file}: cannot be read; remove {self.folder} or give another --out") from None
-        mine = self.command
-        other = [f"{key} {theirs.get(key)}, not {mine[key]}" for key in mine if theirs.get(key) != mine[key]]
-        if other:
-            what = "; ".join(other)
-            raise DefarError(f"{self.folder}: holds samples with {what}: give another --out or remove it")
+        check_command(self.folder, theirs, self.command)
 
     def has(self, start: int, names: Sequence[str]) -> bool:
         """Whether the chunk from image `start` is finished and its files are still there."""

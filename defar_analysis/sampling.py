@@ -7,7 +7,7 @@ goes on after an interruption, and its images are those of an uninterrupted run 
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -18,58 +18,29 @@ import torch
 
 from .core.checkpoints import Checkpoint, load_checkpoint
 from .core.devices import keep_heap, resolve_device
-from .core.guidance import CFG
-from .core.rollout import VelocityModel
 from .core.runs import stop_requests
-from .core.samplers import Dopri5, Euler, EulerMaruyama, Heun, sample
+from .core.samplers import Dopri5, sample
 from .core.seeding import balanced_labels, image_noise, random_labels, sde_generators
-from .core.solvers import StepSolver
 from .errors import DefarError, Interrupted
 from .provenance import environment
-from .sample_files import Kept, image_grid, named_rows, output_place, row_names, save_labels, save_npz, save_png, sweep
+from .sample_files import (
+    Kept,
+    check_command,
+    image_grid,
+    named_rows,
+    npz_record,
+    output_place,
+    row_names,
+    save_labels,
+    save_npz,
+    save_png,
+    sweep,
+)
+from .sample_plans import Plan, Sampler, sampler_for, solver_named
+
+__all__ = ["ImageSource", "Plan", "compare_to_file", "finished", "sample_to_file", "solver_named"]
 
 BAR = "{l_bar}{bar}| {n_fmt}/{total_fmt} [{elapsed}<{remaining}, {rate_noinv_fmt}]"
-
-
-@dataclass(frozen=True)
-class Plan:
-    """What to sample. labels: "balanced" (classes in turn), "random" or one class for all. guidance: CFG's scale, None
-    for no guidance; interval and channels are CFG's. chunk: images a network call; part of what an image depends on
-    (to 1e-4). Raises DefarError for settings that do not fit."""
-
-    solver: StepSolver | Dopri5
-    count: int = 64
-    seed: int = 0
-    labels: str | int = "balanced"
-    guidance: float | None = None
-    interval: tuple[float, float] | None = None
-    channels: str | None = None
-    chunk: int = 64
-
-    def __post_init__(self) -> None:
-        for name in ("count", "chunk"):
-            if getattr(self, name) < 1:
-                raise DefarError(f"{name} = {getattr(self, name)} must be at least 1")
-        for name in ("interval", "channels"):
-            value = getattr(self, name)
-            if self.guidance is None and value is not None:
-                raise DefarError(f"guidance {name} {value} goes with a guidance scale: --guidance SCALE")
-
-
-def solver_named(name: str, steps: int | None = None, diffusion: str | None = None, last_step: str | None = None):
-    """euler, heun, dopri5 or em; 50 steps by default. Raises DefarError for options that are not the solver's."""
-    if name == "em":
-        diffusion, last_step = diffusion or "sigma", last_step or "mean"
-        steps = 50 if steps is None else steps
-        return EulerMaruyama(steps, diffusion, None if last_step == "noisy" else last_step)
-    for option, value in (("diffusion", diffusion), ("last-step", last_step)):
-        if value is not None:
-            raise DefarError(f"--{option} {value}: goes with --solver em; {name} has none")
-    if name == "dopri5":
-        if steps is not None:
-            raise DefarError(f"--steps {steps}: dopri5 chooses its own steps; leave it out")
-        return Dopri5()
-    return {"euler": Euler, "heun": Heun}[name](50 if steps is None else steps)
 
 
 @dataclass(frozen=True)
@@ -81,16 +52,8 @@ class ImageSource:
     device: torch.device
 
     @cached_property
-    def field(self) -> VelocityModel:
-        plan, name, classes = self.plan, self.loaded.card.name, self.loaded.classes
-        if plan.guidance is None:
-            return self.loaded.model
-        if classes is None:
-            raise DefarError(f"guidance {plan.guidance}: {name} was trained without classes; leave --guidance out")
-        channels = plan.channels or "all"
-        if channels == "first3" and self.loaded.shape[0] < 3:
-            raise DefarError(f"guidance channels 'first3': images of {name} have {self.loaded.shape[0]}; use 'all'")
-        return CFG(self.loaded.model, plan.guidance, classes, plan.interval or (0.0, 1.0), channels)
+    def sampler(self) -> Sampler:
+        return sampler_for(self.plan, self.loaded, self.device)
 
     @cached_property
     def labels(self) -> torch.Tensor | None:
@@ -115,16 +78,13 @@ class ImageSource:
     @property
     def command(self) -> dict[str, Any]:
         """All that the images depend on, as plain values."""
-        plan, card, guided = self.plan, self.loaded.card, self.field
-        settings = {"kind": "CFG", "scale": plan.guidance} if plan.guidance is not None else None
-        if settings:
-            settings |= {"null_label": guided.null_label, "interval": guided.interval, "channels": guided.channels}
+        plan, card, settings = self.plan, self.loaded.card, dict(self.sampler.settings)
         return {
             "checkpoint": card.name, "sha256": card.sha256, "interpolant": repr(self.loaded.interpolant),
-            "codec": card.codec, "solver": repr(plan.solver), "guidance": settings, "seed": plan.seed,
+            "codec": card.codec, "solver": repr(plan.solver), "guidance": settings.pop("guidance"), "seed": plan.seed,
             "labels": None if self.labels is None else plan.labels, "count": plan.count, "chunk": plan.chunk,
             "device": self.device.type,
-        }  # fmt: skip
+        } | settings  # fmt: skip
 
     @property
     def starts(self) -> range:
@@ -139,8 +99,9 @@ class ImageSource:
         generators = sde_generators(plan.seed, part) if plan.solver.draws_noise else None
         try:
             drawn = sample(
-                self.field, image_noise(plan.seed, part, self.loaded.shape).to(self.device), plan.solver,
+                self.sampler.field, image_noise(plan.seed, part, self.loaded.shape).to(self.device), plan.solver,
                 interpolant=self.loaded.interpolant, labels=labels, generators=generators, chunk=plan.chunk,
+                correction=self.sampler.correction,
             )  # fmt: skip
         except DefarError as error:
             raise DefarError(f"in the chunk from image {start}: {error}" if start else str(error)) from None
@@ -149,17 +110,20 @@ class ImageSource:
 
 def sample_to_file(checkpoint: Path, out: Path, plan: Plan, device: str = "auto") -> str:
     """Sample a checkpoint into a .png (one grid), an .npz (arr_0, arr_1, provenance) or a folder (000000.png ...,
-    labels.csv, samples.json); returns one line that says what it cost.
+    labels.csv, samples.json); returns one line that says what it cost. An .npz or a folder that this command finished
+    is left as it is.
 
-    Raises DefarError for a place or plan that does not fit, and where an unfinished .npz or a folder has samples of
-    another command; Interrupted after Ctrl-C or SIGTERM, which wait for the chunk in work.
+    Raises DefarError for a place or plan that does not fit, and where an .npz, its unfinished parts or a folder hold
+    anything but this command's samples; Interrupted after Ctrl-C or SIGTERM, which wait for the chunk in work.
     """
     out = output_place(out)
     where = _device(device)
     source = ImageSource(load_checkpoint(checkpoint, device=where), plan, where)
     command = source.command
+    if finished(out, command):
+        return f"{out}: already there, {plan.count} images, {_cost(plan, _tidied(out, command))}"
     if out.suffix == ".npz":
-        costs = _npz(source, out, Kept(out.with_name(f"{out.name}.parts"), command))
+        costs = _npz(source, out, Kept(_parts(out), command))
     elif out.suffix:
         _check_picture(source, out)
         images, costs = _in_memory(source, out.name)
@@ -168,6 +132,24 @@ def sample_to_file(checkpoint: Path, out: Path, plan: Plan, device: str = "auto"
         _check_picture(source, out)
         costs = _folder(source, out, Kept(out, command))
     return f"{out}: {plan.count} images, {_cost(plan, max(nfe for nfe, _ in costs))}"
+
+
+def finished(out: Path, command: dict[str, Any]) -> bool:
+    """Whether `out` holds all samples of `command` (`ImageSource.command`): an .npz by its array `provenance`, a folder
+    by its samples.json and images; never a .png, which is drawn anew each time.
+
+    Raises DefarError where it holds another command's samples or anything else.
+    """
+    out = Path(out)
+    if out.suffix == ".npz":
+        if not out.exists():
+            return False
+        check_command(out, npz_record(out)["command"], command)
+        return True
+    if out.suffix:
+        return False
+    kept = Kept(out, command)
+    return kept.whole and all((out / f"{index:06d}.png").is_file() for index in range(command["count"]))
 
 
 def compare_to_file(checkpoints: Sequence[Path], out: Path, plan: Plan, device: str = "auto") -> str:
@@ -209,10 +191,24 @@ def _device(name: str) -> torch.device:
 
 
 def _cost(plan: Plan, nfe: int) -> str:
-    most, guided = "at most " if isinstance(plan.solver, Dopri5) else "", ""
-    if plan.guidance is not None:
-        guided = f", guidance {plan.guidance:g}"
-    return f"{plan.solver}, {most}{nfe} evaluations for each image{guided}, seed {plan.seed}"
+    most = "at most " if isinstance(plan.solver, Dopri5) else ""
+    return f"{plan.solver}, {most}{nfe} evaluations for each image{plan.extras}, seed {plan.seed}"
+
+
+def _tidied(out: Path, command: dict[str, Any]) -> int:
+    """The evaluations that finished samples took; what a kill just before the end left beside them is removed."""
+    if out.suffix != ".npz":
+        sweep(out)
+        return max(nfe for nfe, _ in Kept(out, command).costs.values())
+    if _parts(out).is_dir():
+        with suppress(DefarError):  # another command's: left alone
+            Kept(_parts(out), command).remove()
+    sweep(out.parent, out.name)
+    return npz_record(out)["nfe"]
+
+
+def _parts(out: Path) -> Path:
+    return out.with_name(f"{out.name}.parts")
 
 
 def _npz(source: ImageSource, out: Path, kept: Kept) -> list[tuple[int, int]]:

@@ -21,7 +21,7 @@ from defar_analysis.core.samplers import Dopri5, Euler, EulerMaruyama, Heun
 from defar_analysis.core.seeding import image_noise, random_labels
 from defar_analysis.errors import DefarError, Interrupted
 from defar_analysis.sample_files import named_rows, row_names
-from defar_analysis.sampling import Plan, compare_to_file, sample_to_file, solver_named
+from defar_analysis.sampling import Plan, compare_to_file, finished, sample_to_file, solver_named
 
 
 def checkpoint(name, seed=0, channels=3, classes=4, size=8, **data):
@@ -245,37 +245,117 @@ def test_foreign_files_are_left_alone(folder, refuses):
     assert (folder / "photos" / "mine.png").read_text() == (folder / "note").read_text() == "mine"
 
 
-def test_a_finished_file_is_replaced_by_a_whole_one_only(folder, stopped_after):
+@pytest.mark.parametrize("out", ["a.npz", "a"])
+def test_a_finished_command_is_left_as_it_is(out, folder, stopped_after):
+    line = run(out, PLAN)
+    files = [folder / out, *(folder / "a").glob("*")]
+    before = {path: (path.stat().st_mtime_ns, path.stat().st_ino) for path in files}
+    chunks = stopped_after(0, interrupt)
+    again = run(out, PLAN)
+    assert again == line.replace(f"{out}: ", f"{out}: already there, ") and chunks == []
+    assert {path: (path.stat().st_mtime_ns, path.stat().st_ino) for path in files} == before
+    assert {path.name for path in folder.iterdir()} == {"one", "two", out}
+
+
+def source(plan, name="one"):
+    return sampling.ImageSource(load_checkpoint(name), plan, torch.device("cpu"))
+
+
+def test_finished_is_for_other_code_to_ask(folder, stopped_after, refuses):
+    command = source(PLAN).command
+    for out in ("a.npz", "a", "a.png"):
+        assert not finished(out, command)
+    stopped_after(2, interrupt)
+    for out in ("a.npz", "b"):
+        with pytest.raises(KeyboardInterrupt):
+            run(out, PLAN)
+        assert not finished(out, command)
+        stopped_after(2, interrupt)
+    stopped_after(0, interrupt)
+    for out in ("a.npz", "b", "a.png"):
+        run(out, PLAN)
+        assert finished(folder / out, command) == (out != "a.png")  # a grid is drawn anew each time
+    other = source(Plan(Euler(2), 7, seed=1, chunk=3)).command
+    for out in ("a.npz", "b"):
+        refuses(lambda out=out: finished(out, other), f"{out}: holds samples with seed 0, not 1: give another --out")
+    (folder / "b" / "000004.png").unlink()
+    assert not finished("b", command)
+
+
+@pytest.mark.parametrize("other", OTHERS)
+def test_a_finished_npz_of_another_command_is_refused(other, folder, stopped_after, refuses):
     run("a.npz", PLAN)
     before = (folder / "a.npz").read_bytes()
+    plan, name, difference = OTHERS[other]
+    chunks = stopped_after(0, interrupt)
+    message = refuses(lambda: run("a.npz", plan, name), difference, "give another --out or remove it")
+    assert message.startswith("a.npz: holds samples with ") and chunks == []
+    assert (folder / "a.npz").read_bytes() == before and len(list(folder.iterdir())) == 3
+
+
+def foreign(kind, path):
+    arrays = {"arr_0": np.zeros((7, 8, 8, 3), np.uint8)}
+    if kind == "text":
+        path.write_text("mine")
+    elif kind == "empty":
+        path.touch()
+    elif kind == "array":
+        with open(path, "wb") as file:
+            np.save(file, arrays["arr_0"])
+    elif kind == "pickle":
+        np.savez(path, **arrays, provenance=np.array({"command": {}}, dtype=object))
+    elif kind == "compressed":
+        np.savez_compressed(path, **arrays)
+    elif kind == "cut":
+        run("whole.npz", PLAN)
+        path.write_bytes(path.with_name("whole.npz").read_bytes()[:-30])
+    else:
+        np.savez(path, **arrays, provenance=np.array(kind))
+
+
+@pytest.mark.parametrize(
+    "kind", ["text", "empty", "array", "pickle", "compressed", "cut", "{", "[]", "7", '{"command": 1, "nfe": 2}']
+)
+def test_a_foreign_npz_is_left_alone(kind, folder, refuses, stopped_after):
+    foreign(kind, folder / "a.npz")
+    before = (folder / "a.npz").read_bytes()
+    chunks = stopped_after(0, interrupt)
+    refuses(lambda: run("a.npz", PLAN), "a.npz: was not written by defar sample; give another --out or remove it")
+    assert (folder / "a.npz").read_bytes() == before and chunks == []
+
+
+def test_parts_of_another_command_beside_a_finished_npz_stay(folder, stopped_after):
     other = Plan(Euler(2), 7, seed=1, chunk=3)
     stopped_after(2, interrupt)
     with pytest.raises(KeyboardInterrupt):
         run("a.npz", other)
-    assert (folder / "a.npz").read_bytes() == before
     stopped_after(0, interrupt)
-    run("a.npz", other)
-    assert (folder / "a.npz").read_bytes() != before
+    run("b.npz", PLAN)
+    (folder / "b.npz").rename(folder / "a.npz")
+    before = {path: path.read_bytes() for path in folder.rglob("a.npz*/*")}
+    assert len(before) == 2 and "already there" in run("a.npz", PLAN)
+    assert {path: path.read_bytes() for path in folder.rglob("a.npz*/*")} == before
 
 
 def test_guidance_reaches_the_samples(folder):
-    def images(**options):
-        run("a.npz", Plan(Euler(4), 4, **options))
-        return npz("a.npz")["arr_0"].astype(int), json.loads(str(npz("a.npz")["provenance"]))["forwards"]
+    def images(name, **options):
+        run(name, Plan(Euler(4), 4, **options))
+        return npz(name)["arr_0"].astype(int), json.loads(str(npz(name)["provenance"]))["forwards"]
 
-    plain, calls = images()
-    np.testing.assert_array_equal(images(guidance=1.0)[0], plain)
-    guided, batched = images(guidance=3.0)
+    plain, calls = images("plain.npz")
+    np.testing.assert_array_equal(images("neutral.npz", guidance=1.0)[0], plain)
+    guided, batched = images("guided.npz", guidance=3.0)
     assert calls == batched == 4 and np.abs(guided - plain).max() > 2
-    late = images(guidance=3.0, interval=(0.7, 1.0))[0]
+    late = images("late.npz", guidance=3.0, interval=(0.7, 1.0))[0]
     assert 0 < np.abs(late - plain).mean() < np.abs(guided - plain).mean()
-    np.testing.assert_array_equal(images(guidance=3.0, channels="first3")[0], guided)
+    np.testing.assert_array_equal(images("first3.npz", guidance=3.0, channels="first3")[0], guided)
 
 
 def test_label_plans(folder):
     def labels(plan, seed=0):
-        run("a.npz", Plan(Euler(1), 9, seed=seed, labels=plan))
-        return npz("a.npz")["arr_1"].tolist()
+        out = f"{plan}{seed}.npz"
+        run(out, Plan(Euler(1), 9, seed=seed, labels=plan))
+        return npz(out)["arr_1"].tolist()
 
     assert labels(3) == [3] * 9
     assert labels("random", 5) == random_labels(5, range(9), 4).tolist() != labels("random", 6)
@@ -316,13 +396,13 @@ def test_compare_shows_the_same_noise_and_label_down_each_column(folder):
     picture = np.asarray(Image.open("c.png"))
     height = picture.shape[0] // 3
     for row, name in enumerate(("one", "two", "one")):
-        run("a.npz", plan, name)
+        run(f"{name}.npz", plan, name)
         strip = picture[row * height : row * height + 8, -5 * 8 :]
-        np.testing.assert_array_equal(strip, np.concatenate(list(npz("a.npz")["arr_0"]), axis=1))
+        np.testing.assert_array_equal(strip, np.concatenate(list(npz(f"{name}.npz")["arr_0"]), axis=1))
         assert (picture[row * height : (row + 1) * height, : -5 * 8] < 128).any()  # the name
     rows = json.loads(Image.open("c.png").text["provenance"])["rows"]
     assert [row["command"]["checkpoint"] for row in rows.values()] == ["one", "two", "one"]
-    assert len({path.name for path in folder.iterdir()}) == 4
+    assert {path.name for path in folder.iterdir()} == {"one", "two", "one.npz", "two.npz", "c.png"}
 
 
 def test_compare_refuses_what_cannot_be_compared(folder, refuses):

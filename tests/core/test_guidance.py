@@ -214,6 +214,38 @@ def test_autoguidance_passes_the_labels_to_both():
     assert (strong.calls, weak.calls) == ([(3, [0, 1, 0])], [(2, [1, 0])])
 
 
+@torch.no_grad()
+def test_autoguidance_of_two_networks_walks_on_from_the_weaker_one(network):
+    """A strong and a narrower SiT, of which each step asks both at the same state, time and label, by hand."""
+    weak, noise, labels = small_copy(network), states(4, 3).float(), torch.arange(4)
+    x = noise
+    for k in range(8):
+        t = torch.full((4,), k / 8)
+        strong, away = network(x, t, labels), weak(x, t, labels)
+        assert (strong - away).abs().max() > 0.01
+        x = x + (away + 2.0 * (strong - away) if 0.25 <= k / 8 <= 0.75 else strong) / 8
+    drawn = sample(Autoguidance(network, weak, 2.0, (0.25, 0.75)), noise, Euler(8), labels=labels, chunk=4)
+    close(drawn.x, x, 1e-5)
+    assert (drawn.nfe, drawn.forwards) == (8, 8 + 5)
+    plain = sample(network, noise, Euler(8), labels=labels, chunk=4).x
+    assert (drawn.x - plain).abs().max() > 0.01
+    # what it adds points away from the weaker network's image
+    other = sample(weak, noise, Euler(8), labels=labels, chunk=4).x
+    assert float(((drawn.x - plain) * (plain - other)).sum()) > 0
+
+
+@torch.no_grad()
+def test_autoguidance_of_two_networks_at_neutral_scales_is_one_of_them(network):
+    weak, noise, labels = small_copy(network), states(4, 3).float(), torch.arange(4)
+
+    def drawn(field):
+        return sample(field, noise, Heun(4), labels=labels, chunk=4).x
+
+    assert torch.equal(drawn(Autoguidance(network, weak, 1.0)), drawn(network))
+    close(drawn(Autoguidance(network, weak, 0.0)), drawn(weak), 1e-5)
+    assert not torch.allclose(drawn(network), drawn(weak), atol=1e-3)
+
+
 def test_autoguidance_names_mistakes(refuses):
     refuses(lambda: Autoguidance(gaussian(), gaussian(), -0.5), "-0.5")
     refuses(lambda: Autoguidance(gaussian(), gaussian(), 2.0, (0.2, 1.2)), "[0, 1]", "1.2")
