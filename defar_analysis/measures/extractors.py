@@ -219,6 +219,7 @@ def inception(
         "input": "(x-128)/128",
         "spatial": "mixed_6/conv, first 7 channels, channels last",
         "logits": "without bias",
+        "torch_fidelity": fidelity.__version__,
         "weights_sha256": digest,
     }
     return NetworkExtractor(name, 2048, identity, device, compute)
