@@ -203,7 +203,7 @@ def inception(
     except (RuntimeError, TypeError, AttributeError) as error:
         reason = one_line(error).split(": ", 1)[-1][:80]
         raise DefarError(f"{path}: not the weights of this Inception ({reason} ...); {mend}") from None
-    network = network.eval().requires_grad_(False).to(device)
+    network = network.eval().requires_grad_(False).to(device, memory_format=torch.channels_last)  # a third faster
     maps: list[Tensor] = []
     network.Mixed_6d.branch1x1.register_forward_hook(lambda module, inputs, output: maps.append(output))
 

@@ -172,13 +172,15 @@ def test_inception_gives_what_adm_reads(random_inception):
         handle.remove()
         branch = network.Mixed_6d.branch1x1
         maps = F.relu(branch.bn(F.conv2d(inputs[0], branch.conv.weight)))  # TensorFlow's mixed_6/conv
-    assert torch.equal(found.pool, pool) and torch.equal(found.logits, logits)
+    for ours, theirs in ((found.pool, pool), (found.logits, logits)):
+        assert (ours - theirs).abs().max() < 1e-5 * theirs.abs().max()
     assert found.pool[0].std() > 0 and not torch.allclose(found.pool[0], found.pool[1])
-    torch.testing.assert_close(found.logits, pool @ network.fc.weight.T, rtol=1e-5, atol=1e-5)  # and no bias
-    assert network.fc.bias.abs().max() > 1e-3
+    unbiased = pool @ network.fc.weight.T
+    bias = network.fc.bias.abs().max()
+    assert (found.logits - unbiased).abs().max() < bias / 10
     for row, column, channel in ((0, 0, 0), (3, 5, 6), (16, 16, 2)):
         place = (row * 17 + column) * 7 + channel
-        torch.testing.assert_close(found.spatial[:, place], maps[:, channel, row, column])
+        torch.testing.assert_close(found.spatial[:, place], maps[:, channel, row, column], rtol=1e-4, atol=1e-4)
 
 
 @needs_fidelity
