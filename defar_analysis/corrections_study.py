@@ -70,8 +70,9 @@ ON_DEFAR = {"DEFAR": METHODS["DEFAR"]} | {
     for name, method in METHODS.items()
     if method.wrap is not None or method.correction is not None
 }
-DISCRIMINATOR = "reproduce/discriminators/cifar10-sit"  # guides one more column where the project has it
-GUIDED = "DG 1"
+# Each guides its checkpoint in one more method where the project has it.
+DISCRIMINATORS = {BASELINE: "reproduce/discriminators/cifar10-sit", "DEFAR": "reproduce/discriminators/cifar10-defar"}
+GUIDED = {BASELINE: "DG 1", "DEFAR": "DG 1 on DEFAR"}
 
 
 @dataclass(frozen=True)
@@ -88,12 +89,13 @@ def build(experiment: Experiment) -> Artefact:
     """Every method's samples from one noise, labelled as the test images that they are measured against."""
     study = STUDIES[experiment.profile]
     plain = {name: method for name, method in METHODS.items() if name != REFERENCE}
-    methods = plain | discriminator_guidance(experiment) | {REFERENCE: METHODS[REFERENCE]}
+    methods = plain | discriminator_guidance(experiment, BASELINE) | {REFERENCE: METHODS[REFERENCE]}
+    on_defar = ON_DEFAR | discriminator_guidance(experiment, "DEFAR")
     identities = {name: experiment._identity(name) for name in dict.fromkeys(m.checkpoint for m in methods.values())}
     batch = experiment.test_images.batch(range(study.images), device=experiment.device)
     pictured = [name for name in methods if name != REFERENCE]
     shown = first_of_each_class(batch.labels.tolist(), PICTURES // len(pictured))
-    measured, every_method = {}, {**methods, **ON_DEFAR}
+    measured, every_method = {}, {**methods, **on_defar}
     for name, method in every_method.items():
         key = {
             "version": VERSION, "study": asdict(study), "method": str(method), "seed": SEED, "shown": shown,
@@ -116,7 +118,7 @@ def build(experiment: Experiment) -> Artefact:
         found = changes({name: every[name] for name in names}, true, grid, baseline)
         return found.merge(costs[["model", "nfe", "forwards"]], on="model")
 
-    tables = {"changes": against(BASELINE, methods), "changes_defar": against("DEFAR", ON_DEFAR)}
+    tables = {"changes": against(BASELINE, methods), "changes_defar": against("DEFAR", on_defar)}
     arrays = {
         "samples": np.stack([measured[name].attrs["arrays"]["samples"] for name in pictured]),
         "labels": batch.labels[shown].cpu().numpy(),
@@ -138,17 +140,17 @@ def build(experiment: Experiment) -> Artefact:
     return Artefact("corrections", drift(energies, true, grid), tables, arrays, provenance, folder)
 
 
-def discriminator_guidance(experiment: Experiment) -> dict[str, Method]:
-    """One more method, or none where the project has no discriminator of the shipped SiT."""
-    folder = experiment.root / DISCRIMINATOR
+def discriminator_guidance(experiment: Experiment, name: str) -> dict[str, Method]:
+    """One more method on the checkpoint `name`, or none where the project has no discriminator of it."""
+    folder = experiment.root / DISCRIMINATORS[name]
     if not (folder / CARD).is_file():
         return {}
     from .core.discriminators import load_discriminator
 
-    checkpoint = experiment.checkpoint(BASELINE)
+    checkpoint = experiment.checkpoint(name)
     judge = load_discriminator(folder, checkpoint, experiment.device)
     wrap = partial(DiscriminatorGuidance, discriminator=judge.model, weight=1.0, interpolant=checkpoint.interpolant)
-    return {GUIDED: Method(wrap=wrap, judge=judge)}
+    return {GUIDED[name]: Method(name, wrap, judge=judge)}
 
 
 def first_of_each_class(labels: list[int], count: int) -> list[int]:

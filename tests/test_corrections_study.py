@@ -9,7 +9,9 @@ import pytest
 import torch
 
 from defar_analysis import corrections_study as study
+from defar_analysis.core.discriminators import DiscriminatorCard, save_discriminator
 from defar_analysis.core.networks import SiT
+from defar_analysis.core.networks.discriminator import ConvDiscriminator
 from defar_analysis.core.oracles import GaussianFlow
 from defar_analysis.core.samplers import Euler, sample
 from defar_analysis.experiment import Experiment
@@ -66,19 +68,26 @@ def test_rows_costs_and_pictures(tmp_path, monkeypatch):
     assert again.tables["changes_defar"].equals(on_defar)
 
 
-def test_a_discriminator_in_its_place_is_one_more_row(tmp_path):
-    discriminators = pytest.importorskip("defar_analysis.core.discriminators")
+@pytest.mark.parametrize("name", ["SiT", "DEFAR"])
+def test_a_discriminator_in_its_place_is_one_more_row(name, tmp_path):
     experiment = Experiment(project(tmp_path), "tiny", "cpu")
-    assert study.discriminator_guidance(experiment) == {}
-    card = experiment.checkpoint("SiT").card
+    for each in ("SiT", "DEFAR"):
+        assert study.discriminator_guidance(experiment, each) == {}
+    card = experiment.checkpoint(name).card
     torch.manual_seed(0)
-    network = discriminators.ConvDiscriminator()
+    network = ConvDiscriminator()
+    torch.nn.init.normal_(network.head.weight)
     judges = {"name": card.name, "sha256": card.sha256}
-    told = discriminators.DiscriminatorCard("fresh", "", card.interpolant, judges, {})
-    discriminators.save_discriminator(tmp_path / study.DISCRIMINATOR, network, told)
+    told = DiscriminatorCard("fresh", "", card.interpolant, judges, {})
+    save_discriminator(tmp_path / study.DISCRIMINATORS[name], network, told)
     artefact = study.build(experiment)
-    assert study.GUIDED in artefact.provenance["methods"]
-    changes = artefact.tables["changes"].set_index("model")
-    # three passes of SiT; two of the discriminator, which is silent at t = 0
-    assert (changes.loc[study.GUIDED, "forwards"] == 5).all() and (changes.loc[study.GUIDED, "nfe"] == 3).all()
-    assert artefact.arrays["samples"].shape[:2] == (9, 3)  # no more than 32 pictures
+    guided, table = {"SiT": ("DG 1", "changes"), "DEFAR": ("DG 1 on DEFAR", "changes_defar")}[name]
+    method = artefact.provenance["methods"][guided]
+    assert method["checkpoint"] == name and method["correction"].startswith("DiscriminatorGuidance(weight=1.0), ")
+    rows = {key: found.set_index("model") for key, found in artefact.tables.items()}
+    assert [key for key, found in rows.items() if guided in found.index] == [table]
+    own = rows[table].loc[guided]
+    # three passes of the network; two of the discriminator, which is silent at t = 0
+    assert (own["forwards"] == 5).all() and (own["nfe"] == 3).all() and (own["percent"].abs() > 1e-6).all()
+    pictures = {"SiT": (9, 3), "DEFAR": (8, 4)}[name]  # no more than 32; those on DEFAR are in the table alone
+    assert artefact.arrays["samples"].shape[:2] == pictures

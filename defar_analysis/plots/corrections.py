@@ -35,11 +35,12 @@ def plot(df: pd.DataFrame, arrays: Mapping[str, np.ndarray], changes: pd.DataFra
     return figure
 
 
-def plot_curves(df: pd.DataFrame, changes: pd.DataFrame, style: Style = PAPER, *, note: str = "") -> Figure:
-    """The energies alone."""
+def plot_curves(df: pd.DataFrame, changes: pd.DataFrame, style: Style = PAPER, *, note: str = "",
+                on_defar: pd.DataFrame | None = None) -> Figure:  # fmt: skip
+    """The energies alone; on_defar: the changes against plain DEFAR, a fourth panel."""
     with applied(style):
-        figure = Figure(figsize=(9.6, 3.5), layout="constrained")
-        draw_curves(figure, df, changes, style, note)
+        figure = Figure(figsize=(9.6, 3.5 if on_defar is None else 6.4), layout="constrained")
+        draw_curves(figure, df, changes, style, note, on_defar)
     return figure
 
 
@@ -53,11 +54,16 @@ def plot_samples(df: pd.DataFrame, arrays: Mapping[str, np.ndarray], style: Styl
 
 
 def draw_curves(figure: Figure | SubFigure, df: pd.DataFrame, changes: pd.DataFrame, style: Style = PAPER,
-                note: str = "") -> None:  # fmt: skip
-    """Three panels: the drift in the low (a) and the high band (b), and the paired change at the end (c)."""
+                note: str = "", on_defar: pd.DataFrame | None = None) -> None:  # fmt: skip
+    """The drift in the low (a) and the high band (b), the paired change at the end (c), and that on DEFAR (d)."""
     require(df, COLUMNS, "the drift table")
     require(changes, CHANGES, "the changes")
-    axes = figure.subplots(1, 3, width_ratios=(1, 1, 1.05))
+    if on_defar is None:
+        axes = figure.subplots(1, 3, width_ratios=(1, 1, 1.05))
+    else:
+        require(on_defar, CHANGES, "the changes on DEFAR")
+        axes = figure.subplots(2, 2).ravel()
+        _draw_changes(axes[3], on_defar, style, "DEFAR", "(d) The same on DEFAR")
     models = list(dict.fromkeys(df["model"]))
     for ax, letter, band in zip(axes, "ab", ("low", "high"), strict=False):
         rows = select(df, "the drift table", band=band)
@@ -71,7 +77,7 @@ def draw_curves(figure: Figure | SubFigure, df: pd.DataFrame, changes: pd.DataFr
         ax.set_title(f"({letter}) {band.capitalize()} band along sampling", loc="left")
         time_axis(ax)
     axes[0].set_ylabel("energy over the true states'")
-    _draw_changes(axes[2], changes, style)
+    _draw_changes(axes[2], changes, style, BASELINE, "(c) Low band (filled), high (hollow)")
     handles, labels = labelled(axes[:1])
     order = [labels.index(name) for name in models]
     columns = len(models) if len(models) < 10 else -(-len(models) // 2)
@@ -81,10 +87,10 @@ def draw_curves(figure: Figure | SubFigure, df: pd.DataFrame, changes: pd.DataFr
     small_print(figure, "\n".join(filter(None, (note, said))), style)
 
 
-def _draw_changes(ax: Axes, changes: pd.DataFrame, style: Style) -> None:
-    names = [name for name in dict.fromkeys(changes["model"]) if name not in (BASELINE, REFERENCE)]
+def _draw_changes(ax: Axes, changes: pd.DataFrame, style: Style, baseline: str, title: str) -> None:
+    names = [name for name in dict.fromkeys(changes["model"]) if name not in (baseline, REFERENCE)]
     if not names:
-        raise DefarError(f"the changes have no model beside {BASELINE!r}")
+        raise DefarError(f"the changes have no model beside {baseline!r}")
     for k, name in enumerate(reversed(names)):
         for band, offset, fill in (("low", 0.17, True), ("high", -0.17, False)):
             (row,) = select(changes, "the changes", model=name, band=band).itertuples()
@@ -92,11 +98,11 @@ def _draw_changes(ax: Axes, changes: pd.DataFrame, style: Style) -> None:
             ax.plot([row.percent_low, row.percent_high], [y, y], color=colour, linewidth=style.line_width)
             ax.plot(row.percent, y, marker="o", markersize=4.5, color=colour, markeredgewidth=1.1,
                     markerfacecolor=colour if fill else "white", zorder=3)  # fmt: skip
-    ax.axvline(0, color=style.colour(BASELINE), linewidth=1.0, zorder=1)
-    ax.set_yticks(range(len(names)), list(reversed(names)))
+    ax.axvline(0, color=style.colour(baseline), linewidth=1.0, zorder=1)
+    ax.set_yticks(range(len(names)), [name.removesuffix(f" on {baseline}") for name in reversed(names)])
     ax.set_ylim(-0.6, len(names) - 0.4)
-    ax.set_xlabel(f"change of energy against {BASELINE} at t = 1 (%)")
-    ax.set_title("(c) Low band (filled), high (hollow)", loc="left")
+    ax.set_xlabel(f"change of energy against {baseline} at t = 1 (%)")
+    ax.set_title(title, loc="left")
 
 
 def draw_samples(figure: Figure | SubFigure, df: pd.DataFrame, arrays: Mapping[str, np.ndarray],

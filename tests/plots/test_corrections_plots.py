@@ -66,6 +66,27 @@ def test_every_change_stands_on_its_models_line_with_its_interval(table, changes
     assert len(spans) == len(kept) and all(np.ptp(span.get_xdata()) == 4 for span in spans)
 
 
+def test_changes_on_defar_are_a_fourth_panel_against_defar(table, changes, on_defar):
+    *_, ax, fourth = corrections.plot_curves(table, changes, on_defar=on_defar).axes
+    names = [label.get_text() for label in fourth.get_yticklabels()]
+    assert names == ["DG 1", "ES 1.005", "CFG 1.5"] and "against DEFAR" in fourth.get_xlabel()
+    assert "against SiT" in ax.get_xlabel() and len(ax.get_yticklabels()) == len(MODELS) - 1
+    points = [line for line in fourth.get_lines() if line.get_marker() == "o"]
+    drawn = {(f"{names[round(float(p.get_ydata()[0]))]} on DEFAR", float(p.get_xdata()[0])) for p in points}
+    kept = on_defar[(on_defar["model"] != "DEFAR") & (on_defar["band"] != "dc")]
+    assert drawn == set(zip(kept["model"], kept["percent"], strict=True))
+    colour = {to_hex(p.get_color()) for p in points}
+    assert colour == {to_hex(line_of(ax.figure.axes[0], name).get_color()) for name in names}
+
+
+@pytest.fixture(scope="module")
+def on_defar(changes):
+    own = ["CFG 1.5", "ES 1.005", "DG 1"]
+    rows = changes[changes["model"].isin(["DEFAR", *own])].copy()
+    rows["model"] = rows["model"].replace({name: f"{name} on DEFAR" for name in own})
+    return rows.assign(percent=rows["percent"] + 3)
+
+
 def test_methods_are_told_apart_and_the_papers_keep_their_colours(table, changes):
     ax = corrections.plot_curves(table, changes).axes[0]
     colours = {name: to_hex(line_of(ax, name).get_color()) for name in MODELS}
@@ -84,8 +105,13 @@ def test_a_column_is_a_method_and_a_row_a_label(table, arrays):
     assert [ax.get_ylabel() for ax in grid[:, 0]] == ["cat", "airplane"]
 
 
-def test_no_text_of_the_whole_lies_over_another(table, arrays, changes):
-    figure = corrections.plot(table, arrays, changes, names=("airplane", "cat"), note="64 images; profile quick")
+@pytest.mark.parametrize("whole", [True, False])
+def test_no_text_lies_over_another(whole, table, arrays, changes, on_defar):
+    note = "64 images; profile quick"
+    if whole:
+        figure = corrections.plot(table, arrays, changes, names=("airplane", "cat"), note=note)
+    else:
+        figure = corrections.plot_curves(table, changes, note=note, on_defar=on_defar)
     FigureCanvasAgg(figure).draw()
     axes = [axis for ax in figure.axes for axis in (ax.xaxis, ax.yaxis)]
     ticks = [(axis.get_view_interval(), tick) for axis in axes for tick in axis.get_major_ticks()]
@@ -107,6 +133,8 @@ def test_wrong_tables_and_arrays_are_named(table, arrays, changes):
         corrections.plot_curves(table, changes.drop(columns="percent"))
     with pytest.raises(DefarError, match="no model beside"):
         corrections.plot_curves(table, changes[changes["model"] == "SiT"])
+    with pytest.raises(DefarError, match="no model beside 'DEFAR'"):
+        corrections.plot_curves(table, changes, on_defar=changes[changes["model"] == "DEFAR"])
     with pytest.raises(DefarError, match="labels"):
         corrections.plot_samples(table, {**arrays, "labels": np.array([1])})
     with pytest.raises(DefarError, match="samples"):
