@@ -41,6 +41,8 @@ if [[ $have != "$want" ]] || ! new_enough .venv/bin/python; then
   fi
   export PIP_DISABLE_PIP_VERSION_CHECK=1
   .venv/bin/python -m pip install -q -c constraints.txt torch==2.13.0 -e '.[dev]'
+  # Its torchvision is a CUDA build that fails beside the CPU's torch, and takes diffusers along; it is not needed.
+  .venv/bin/python -m pip install -q -c constraints.txt --no-deps torch-fidelity
   echo "$want" >$stamp
   echo "setup: .venv is ready"
 fi
