@@ -212,6 +212,85 @@ def measure(
     print(measure_checkpoint(checkpoint, data, split, profile, results, device))
 
 
+def evaluate(
+    sources: Annotated[
+        Positional[tuple[Path, ...]],
+        arg(
+            help="checkpoints' folders, folders of images or .npz files; the others are compared with the first",
+            metavar="SOURCE [SOURCE ...]",
+        ),
+    ],
+    protocol: Annotated[
+        str,
+        arg(
+            help="what is measured, by which network, against what: offline-effnet-lite0-128, -lite0-224, -lite2-224, "
+            "cifar10-train, celeba64-train, adm-imagenet256, adm-imagenet512"
+        ),
+    ] = "offline-effnet-lite0-128",
+    n: Annotated[
+        int | None,
+        arg(
+            help="how many images; values of different n do not compare",
+            metavar="INT",
+            help_behavior_hint="(default: the protocol's)",
+        ),
+    ] = None,
+    reference: Annotated[
+        str | None,
+        arg(
+            help="another reference: a data set, a folder, an .npz of images or of statistics (ADM, EDM, pytorch-fid)",
+            metavar="NAME",
+            help_behavior_hint="(default: the protocol's)",
+        ),
+    ] = None,
+    inception: Annotated[
+        Path | None,
+        arg(
+            help="Inception's weights",
+            metavar="PATH",
+            help_behavior_hint="(default: $DEFAR_INCEPTION, or the data folder)",
+        ),
+    ] = None,
+    solver: Annotated[Literal["euler", "heun", "dopri5", "em"], arg(help="for checkpoints; em: the SDE")] = "euler",
+    steps: Annotated[
+        int | None, arg(help="for checkpoints: solver steps", metavar="INT", help_behavior_hint="(default: 50)")
+    ] = None,
+    guidance: Annotated[
+        float | None,
+        arg(
+            help="for checkpoints: classifier-free guidance's scale",
+            metavar="SCALE",
+            help_behavior_hint="(default: none)",
+        ),
+    ] = None,
+    labels: Annotated[
+        Literal["balanced", "random"] | None,
+        arg(help="for checkpoints: the label plan", help_behavior_hint="(default: the protocol's)"),
+    ] = None,
+    seed: Annotated[int, arg(help="for checkpoints: image i depends on this and i alone")] = 0,
+    extrapolate: Annotated[bool, arg(help="also the Fréchet distance at infinite n of samples")] = False,
+    results: Annotated[Path, arg(help="where features are kept; none is extracted twice")] = Path("results"),
+    device: Device = "auto",
+) -> None:
+    """Measure sample quality under a named protocol: JSON on stdout, words on stderr. Checkpoints are sampled straight
+    into the extractor. Stopped or killed, the same command goes on; under torchrun the processes share the images."""
+    import json
+
+    from . import sampling
+    from .evaluating import evaluate_sources, in_words
+    from .measures.protocols import protocol as named
+
+    chosen = named(protocol, n)
+    plan = sampling.Plan(sampling.solver_named(solver, steps), chosen.count, seed, labels or chosen.labels, guidance)
+    report = evaluate_sources(
+        sources, chosen, plan, results=results, reference=reference, inception_weights=inception,
+        extrapolate=extrapolate, device=device,
+    )  # fmt: skip
+    if report is not None:
+        print(in_words(report), file=sys.stderr)
+        print(json.dumps(report, indent=1, ensure_ascii=False))
+
+
 def figure(
     id: Annotated[Positional[str], arg(help="fig3, fig5, fig9, samples or plane")],
     folder: Annotated[Path, arg(help="the figures' folder; its data/ holds the tables")] = Path("figures"),
@@ -251,7 +330,8 @@ def data(
 
 
 COMMANDS = {
-    f.__name__.replace("_", "-"): f for f in (train, train_discriminator, sample, measure, figure, reproduce, data)
+    f.__name__.replace("_", "-"): f
+    for f in (train, train_discriminator, sample, measure, evaluate, figure, reproduce, data)
 }
 
 

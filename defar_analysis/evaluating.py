@@ -1,0 +1,195 @@
+"""`defar evaluate`: sample quality of checkpoints, folders and .npz files under one protocol."""
+
+from __future__ import annotations
+
+import os
+import sys
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from .core.checkpoints import CARD, load_checkpoint
+from .core.datasets import open_dataset
+from .core.devices import keep_heap, resolve_device
+from .errors import DefarError
+from .measures.evaluation import Evaluation, differences, evaluate
+from .measures.extractors import Extractor, efficientnet_lite, inception
+from .measures.features import FeatureStore, ImageStream, Share, StoredImages
+from .measures.protocols import Protocol
+from .measures.quality import QualityWarning, is_class_sorted
+from .measures.references import open_reference
+from .provenance import environment
+from .sampling import ImageSource, Plan
+
+
+@dataclass(frozen=True, eq=False)
+class GeneratedImages:
+    """A checkpoint under a plan as a stream: sampled chunk by chunk, straight into the extractor."""
+
+    source: ImageSource
+
+    @property
+    def name(self) -> str:
+        return self.source.loaded.card.name
+
+    @cached_property
+    def identity(self) -> dict[str, Any]:
+        return self.source.command
+
+    @property
+    def count(self) -> int:
+        return self.source.plan.count
+
+    @property
+    def chunk(self) -> int:
+        return self.source.plan.chunk
+
+    @property
+    def labels(self) -> np.ndarray | None:
+        return None if self.source.labels is None else self.source.labels.numpy()
+
+    def images(self, start: int) -> np.ndarray:
+        return self.source.chunk(start)[0].transpose(0, 3, 1, 2)
+
+
+def extractor_for(protocol: Protocol, device: torch.device | str, weights: Path | None = None) -> Extractor:
+    """The protocol's network. weights: a file for Inception, where it is not in its usual place."""
+    if protocol.extractor == "inception":
+        return inception(weights, device=device)
+    if weights is not None:
+        raise DefarError(f"--inception {weights}: {protocol.name} does not use that network; leave it out")
+    variant, size = protocol.extractor.removeprefix("effnet-lite").split("-")
+    return efficientnet_lite(int(variant), int(size), device=device)
+
+
+def open_images(
+    path: Path, plan: Plan, protocol: Protocol, device: torch.device
+) -> tuple[ImageStream, dict[str, Any] | None]:
+    """What a user names, a checkpoint's folder, a folder of images or an .npz, as a stream of the protocol's n images,
+    and what its images share with those of another checkpoint under the same plan. Raises DefarError for too few."""
+    path = Path(path)
+    if path.suffix == ".safetensors" or (path / CARD).is_file():
+        plan = replace(plan, count=protocol.count)
+        source = ImageSource(load_checkpoint(path, device=device), plan, device)
+        if source.loaded.codec.rule != protocol.rounding:
+            raise DefarError(
+                f"{path}: rounds by {source.loaded.codec.rule!r}, {protocol.name} by {protocol.rounding!r}"
+            )
+        return GeneratedImages(source), {"seed": plan.seed, "labels": source.command["labels"]}
+    dataset = open_dataset(path)
+    if len(dataset) < protocol.count:
+        raise DefarError(
+            f"{path}: {len(dataset)} images, but {protocol.name} takes n = {protocol.count}; give more, or "
+            f"--n {len(dataset)}, which compares with nothing of another n"
+        )
+    if dataset.labels is not None and is_class_sorted(dataset.labels):
+        warnings.warn(
+            f"{path}: its labels are sorted by class. The first {protocol.count} of {len(dataset)} images are taken, "
+            f"and the Inception Score's splits of {protocol.split_size} are consecutive: shuffle the file",
+            QualityWarning, stacklevel=2,
+        )  # fmt: skip
+    stream = StoredImages(path.name, dataset.images, dataset.hash, np.arange(protocol.count), dataset.labels)
+    return stream, None
+
+
+def evaluate_sources(
+    sources: Sequence[Path],
+    protocol: Protocol,
+    plan: Plan,
+    *,
+    results: Path = Path("results"),
+    reference: str | None = None,
+    inception_weights: Path | None = None,
+    extrapolate: bool = False,
+    device: str = "auto",
+) -> dict[str, Any] | None:
+    """Evaluate every source; returns what `defar evaluate` prints as JSON, None on a process that only did its share.
+
+    With several sources each is compared with the first, image by image where both were sampled from the same noise.
+    Under torchrun the processes share the images. Raises DefarError for what cannot be evaluated.
+    """
+    where = resolve_device(device)
+    if where.type == "cpu":
+        keep_heap()  # else page faults slow a guided chunk and the extractor
+    if not sources:
+        raise DefarError("evaluate needs images: a checkpoint's folder, a folder of images or an .npz")
+    names = _names(sources)
+    store, share = FeatureStore(Path(results) / "features"), _share()
+    extractor = extractor_for(protocol, where, inception_weights)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", QualityWarning)
+        opened = [open_images(path, plan, protocol, where) for path in sources]
+        features = [store.features(stream, extractor, share) for stream, _ in opened]
+        if share.process:
+            return None
+        against = open_reference(protocol, extractor, store, reference)
+        found = [
+            evaluate(name, own, against, protocol, pairing, extrapolate)
+            for name, own, (_, pairing) in zip(names, features, opened, strict=True)
+        ]
+        compared = differences(found, names[0], protocol) if len(found) > 1 else None
+    said = list(dict.fromkeys(str(w.message) for w in caught if issubclass(w.category, QualityWarning)))
+    for warning in caught:
+        if not issubclass(warning.category, QualityWarning):
+            warnings.warn_explicit(warning.message, warning.category, warning.filename, warning.lineno)
+    report = {
+        "protocol": protocol.__dict__ | {"extractor_identity": extractor.identity},
+        "reference": {"name": against.name, "sha256": against.sha256, "count": against.count},
+        "n": protocol.count,
+        "results": [_result(evaluation, stream) for evaluation, (stream, _) in zip(found, opened, strict=True)],
+        "warnings": said,
+        "environment": environment(),
+    }
+    if compared is not None:
+        report["differences"] = compared.to_dict("records")
+    return report
+
+
+def in_words(report: dict[str, Any]) -> str:
+    """The report's numbers as lines for a person."""
+    lines = [f"warning: {text}" for text in report["warnings"]]
+    reference = report["reference"]
+    count = "" if reference["count"] is None else f"{reference['count']} images of "
+    lines.append(f"{report['protocol']['name']}, n = {report['n']}, against {count}{reference['name']}:")
+    for result in report["results"]:
+        for metric, found in result["metrics"].items():
+            ends = "" if found["low"] is None else f" [{found['low']:.4g}, {found['high']:.4g}]"
+            lines.append(f"  {result['model']}: {metric} {found['value']:.4g}{ends}")
+    for row in report.get("differences", ()):
+        how = "paired by noise" if row["paired"] else "not paired"
+        lines.append(
+            f"  {row['model']} - {row['baseline']}: {row['metric']} {row['difference']:+.4g} "
+            f"[{row['low']:+.4g}, {row['high']:+.4g}], {row['verdict']} ({how})"
+        )
+    lines.append("  brackets: 95 % bootstrap over images; the reference is held fixed")
+    return "\n".join(lines)
+
+
+def _result(evaluation: Evaluation, stream: ImageStream) -> dict[str, Any]:
+    rows = evaluation.table.replace({np.nan: None}).to_dict("records")
+    metrics = {row["metric"]: {key: row[key] for key in ("value", "low", "high")} for row in rows}
+    return {"model": evaluation.model, "images": stream.identity, "metrics": metrics}
+
+
+def _names(sources: Sequence[Path]) -> list[str]:
+    names = [path.resolve().name for path in map(Path, sources)]
+    names = names if len(set(names)) == len(names) else [str(path) for path in sources]
+    if len(set(names)) < len(names):
+        raise DefarError(f"{', '.join(names)}: the same images twice; name each once")
+    return names
+
+
+def _share() -> Share:
+    """This process among those that torchrun started; one alone otherwise."""
+    share = Share(int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1")))
+    if share.process:
+        print(
+            f"defar evaluate: process {share.process} of {share.processes} takes its share of images", file=sys.stderr
+        )
+    return share

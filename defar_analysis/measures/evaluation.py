@@ -1,0 +1,138 @@
+"""Features against a reference under a protocol: rows with intervals, and paired differences between methods."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from ..errors import DefarError
+from .extractors import Features
+from .influence import (
+    bootstrap_interval,
+    frechet_influence,
+    inception_score_influence,
+    kernel_influence,
+    recall_influence,
+)
+from .neighbours import coverage
+from .protocols import LOWER_IS_BETTER, METRICS, Protocol, comparable
+from .quality import Moments, frechet_at_infinity, inception_score, kernel_distance
+from .references import Reference
+from .statistics import resampling_weights
+
+COLUMNS = ["model", "metric", "value", "low", "high", "n", "protocol", "reference", "reference_n", "reference_sha256"]
+DIFFERENCES = [
+    "model", "baseline", "metric", "difference", "low", "high", "percent", "percent_low", "percent_high", "verdict",
+    "paired", "n",
+]  # fmt: skip
+BETTER, WORSE, UNDECIDED = "better", "worse", "undecided"
+VERSION = 1  # raise it when the numbers change: kept results are then measured again
+SUBSET = 1000  # images in a subset of the kernel distance, as everybody takes
+
+
+@dataclass(frozen=True, eq=False)
+class Evaluation:
+    """One model under one protocol. influences: (N,) by metric name; pairing: what its images share with those of
+    another model where image i of both had the same noise and label (seed, label plan), None for images without."""
+
+    table: pd.DataFrame
+    influences: Mapping[str, np.ndarray]
+    pairing: Mapping[str, Any] | None = field(default=None)
+
+    @property
+    def model(self) -> str:
+        return str(self.table["model"].iloc[0])
+
+
+def evaluate(
+    model: str,
+    features: Features,
+    reference: Reference,
+    protocol: Protocol,
+    pairing: Mapping[str, Any] | None = None,
+    extrapolate: bool = False,
+) -> Evaluation:
+    """Every metric that the reference allows, with its 95 % interval: a bootstrap over the samples' influences.
+
+    What needs reference images (precision, recall, kernel distance) or spatial statistics is left out where the
+    reference has none. extrapolate: one more row, the Fréchet distance at infinite n of samples. Raises DefarError for
+    another number of images than the protocol's n.
+    """
+    n = len(features.pool)
+    if n != protocol.count:
+        raise DefarError(f"{model}: {n} images, but {protocol.name} takes {protocol.count}; give as many or change n")
+    names = protocol.metric_names
+    weights = resampling_weights(n)
+    found: dict[str, tuple[float, np.ndarray]] = {}
+    for kind, own, against in (
+        ("frechet", features.pool, reference.pool),
+        ("spatial_frechet", features.spatial, reference.spatial),
+    ):
+        if against is not None:
+            found[kind] = against.distance_to(Moments.of(own)), frechet_influence(own, against)
+    score = inception_score(features.logits, protocol.split_size)
+    found["inception_score"] = score, inception_score_influence(features.logits, protocol.split_size)
+    if reference.features is not None:
+        covered = coverage(reference.features, features.pool, protocol.neighbours)
+        inside = covered.generated_inside.astype(float)
+        found["precision"] = float(inside.mean()), inside - inside.mean()
+        recall = float(covered.real_inside.mean())
+        found["recall"] = recall, recall_influence(covered.covered_once, len(reference.features))
+        subset = min(SUBSET, n, len(reference.features))
+        found["kernel"] = (
+            kernel_distance(reference.features, features.pool, subset_size=subset),
+            kernel_influence(reference.features, features.pool),
+        )
+    ends = {kind: np.array(bootstrap_interval(*own, weights)) for kind, own in found.items()}
+    for share in ("precision", "recall"):
+        if share in ends:
+            ends[share] = ends[share].clip(0, 1)  # first order does not know that a share ends there
+    rows = [(names[kind], found[kind][0], *ends[kind]) for kind in METRICS if kind in found]
+    if extrapolate:
+        limit = frechet_at_infinity(features.pool, reference.pool)
+        # an extrapolation is noisier than any of its points; no interval is claimed
+        rows.append((f"{names['frechet']} at infinite n", limit.intercept, np.nan, np.nan))
+    table = pd.DataFrame(rows, columns=["metric", "value", "low", "high"])
+    table = table.assign(
+        model=model, n=n, protocol=protocol.name, reference=reference.name, reference_n=reference.count,
+        reference_sha256=reference.sha256,
+    )  # fmt: skip
+    return Evaluation(table[COLUMNS], {names[kind]: found[kind][1] for kind in found}, pairing)
+
+
+def differences(evaluations: Sequence[Evaluation], baseline: str, protocol: Protocol) -> pd.DataFrame:
+    """DIFFERENCES: each model minus `baseline` in every metric both have, with a 95 % bootstrap interval over images.
+
+    paired: both had the same noise and labels image by image, and their influences are subtracted; else the two are
+    resampled apart. verdict: "better" or "worse" where the whole interval lies on one side of 0. Each row stands alone:
+    no correction for many comparisons. Raises DefarError for rows of different protocols, n or references.
+    """
+    comparable(pd.concat([evaluation.table for evaluation in evaluations]))
+    base = next((evaluation for evaluation in evaluations if evaluation.model == baseline), None)
+    if base is None:
+        raise DefarError(f"no baseline {baseline!r} among {', '.join(e.model for e in evaluations)}")
+    lower = {protocol.metric_names[kind] for kind in LOWER_IS_BETTER}
+    values = base.table.set_index("metric")["value"]
+    count = protocol.count
+    weights, others = resampling_weights(count), resampling_weights(count, seed=1)
+    rows = []
+    for evaluation in evaluations:
+        if evaluation is base:
+            continue
+        paired = evaluation.pairing is not None and evaluation.pairing == base.pairing
+        for metric, value in evaluation.table.set_index("metric")["value"].items():
+            if metric not in evaluation.influences or metric not in base.influences:
+                continue
+            moved = weights @ evaluation.influences[metric] - (weights if paired else others) @ base.influences[metric]
+            difference = value - values[metric]
+            low, high = difference + np.percentile(moved, [2.5, 97.5])
+            verdict = UNDECIDED
+            if low > 0 or high < 0:
+                verdict = BETTER if (difference < 0) == (metric in lower) else WORSE
+            percents = 100 * np.array([difference, low, high]) / values[metric]
+            rows.append((evaluation.model, baseline, metric, difference, low, high, *percents, verdict, paired, count))
+    return pd.DataFrame(rows, columns=DIFFERENCES)

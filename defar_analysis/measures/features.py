@@ -1,0 +1,169 @@
+"""From images to features, once: chunk by chunk from a generator or from memory, kept on disk as they are finished.
+
+Chunks are files of their own, named by their first image, so an interrupted extraction goes on where it was, several
+processes can share one without talking to each other, and a second metric or protocol computes nothing again.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import zipfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from ..core.runs import stop_requests
+from ..errors import DefarError, Interrupted
+from ..files import replaced
+from ..provenance import digest, environment
+from .extractors import Extractor, Features, extracted
+
+RECORD = "features.json"
+
+
+class ImageStream(Protocol):
+    """Images in chunks. identity: all that they depend on, as plain values; labels (count,) or None."""
+
+    name: str
+    identity: dict[str, Any]
+    count: int
+    chunk: int
+    labels: np.ndarray | None
+
+    def images(self, start: int) -> np.ndarray:
+        """uint8 (n, C, H, W): the chunk whose first image is `start`, a multiple of `chunk`."""
+        ...
+
+
+@dataclass(frozen=True, eq=False)
+class StoredImages:
+    """Images in memory or mapped into it, (N, C, H, W) uint8, or some of them; sha256 is that of all N."""
+
+    name: str
+    everything: np.ndarray
+    sha256: str
+    indices: np.ndarray
+    every_label: np.ndarray | None = None
+    chunk: int = 64
+
+    @property
+    def count(self) -> int:
+        return len(self.indices)
+
+    @property
+    def labels(self) -> np.ndarray | None:
+        return None if self.every_label is None else self.every_label[self.indices]
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        return {"images_sha256": self.sha256, "indices": digest(self.indices.tolist()), "count": self.count}
+
+    def images(self, start: int) -> np.ndarray:
+        return np.asarray(self.everything[self.indices[start : start + self.chunk]])
+
+
+@dataclass(frozen=True)
+class Share:
+    """Which of several processes this is. All of them see the same folder."""
+
+    process: int = 0
+    processes: int = 1
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.process < self.processes:
+            raise DefarError(f"process {self.process} of {self.processes}: count from 0, below their number")
+
+
+@dataclass(frozen=True)
+class FeatureStore:
+    """A folder of features, results/features: one subfolder for each set of images and extractor."""
+
+    folder: Path
+
+    def place(self, stream: ImageStream, extractor: Extractor) -> Path:
+        return self.folder / digest([stream.identity, extractor.identity])
+
+    def missing(self, stream: ImageStream, extractor: Extractor) -> list[int]:
+        """First images of the chunks that are not there yet."""
+        place = self.place(stream, extractor)
+        return [start for start in _starts(stream) if not _part(place, start).is_file()]
+
+    def features(
+        self, stream: ImageStream, extractor: Extractor, share: Share | None = None, on_chunk: Callable | None = None
+    ) -> Features | None:
+        """Features of all images (numpy, N rows each), extracting what is not there yet; None for a process that has
+        done its share and leaves the rest to process 0.
+
+        Process p takes every P-th chunk; process 0 then takes what the others have not finished, from the end, so it
+        waits for nobody. on_chunk(start, n) is told of each new chunk. Raises Interrupted after Ctrl-C or SIGTERM,
+        which wait for the chunk in work; what is finished stays. A damaged chunk is extracted again, and said so.
+        """
+        share = share or Share()
+        place = self.place(stream, extractor)
+        self._open(place, stream, extractor)
+        starts = _starts(stream)
+        self._extract(place, stream, extractor, starts[share.process :: share.processes], on_chunk)
+        if share.process:
+            return None
+        self._extract(place, stream, extractor, list(reversed(starts)), on_chunk)
+        parts = []
+        for start in starts:
+            part = _read(_part(place, start))
+            if part is None:
+                self._extract(place, stream, extractor, [start], on_chunk)
+                part = _read(_part(place, start))
+            parts.append(part)
+        return Features(*(np.concatenate(columns) for columns in zip(*parts, strict=True)))
+
+    @staticmethod
+    def _open(place: Path, stream: ImageStream, extractor: Extractor) -> None:
+        if not (place / RECORD).exists():
+            record = {"images": stream.identity, "extractor": extractor.identity, "environment": environment()}
+            with replaced(place / RECORD) as beside:
+                beside.write_text(json.dumps(record, indent=1), encoding="utf-8")
+
+    @staticmethod
+    def _extract(place: Path, stream: ImageStream, extractor: Extractor, starts: list[int], on_chunk) -> None:
+        from tqdm import tqdm
+
+        left = [start for start in starts if not _part(place, start).is_file()]
+        if not left:
+            return
+        done = stream.count - sum(min(stream.chunk, stream.count - start) for start in left)
+        # disable=None: no bar unless stderr is a terminal
+        bar = tqdm(total=stream.count, initial=done, desc=stream.name, unit=" images", disable=None)
+        with stop_requests() as stop, bar:
+            for place_in_line, start in enumerate(left):
+                if not _part(place, start).is_file():  # another process may have been faster
+                    images = stream.images(start)
+                    found = extracted(extractor, images, batch=stream.chunk)
+                    with replaced(_part(place, start)) as beside, open(beside, "wb") as file:
+                        np.savez(file, **found._asdict())
+                    if on_chunk is not None:
+                        on_chunk(start, len(images))
+                bar.update(min(stream.chunk, stream.count - start))
+                if stop.requested and place_in_line + 1 < len(left):
+                    raise Interrupted(f"{stream.name}: stopped; finished chunks are kept, the same command goes on")
+
+
+def _starts(stream: ImageStream) -> list[int]:
+    return list(range(0, stream.count, stream.chunk))
+
+
+def _part(place: Path, start: int) -> Path:
+    return place / f"{start:06d}.npz"
+
+
+def _read(file: Path) -> Features | None:
+    """A chunk's features; None, the file removed, where it cannot be read."""
+    try:
+        with np.load(file, allow_pickle=False) as arrays:
+            return Features(*(arrays[name] for name in Features._fields))
+    except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+        print(f"{file}: cannot be read ({' '.join(str(error).split())[:80]}); extracting again", file=sys.stderr)
+        file.unlink(missing_ok=True)
+        return None

@@ -1,0 +1,125 @@
+"""What samples are held against: a data set's features, or a file of statistics as ADM, EDM or pytorch-fid write it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from ..core.datasets import ImageDataset, data_root, open_dataset
+from ..errors import DefarError
+from ..files import file_sha256
+from .extractors import Extractor
+from .features import FeatureStore, StoredImages
+from .protocols import ADM_REFERENCES, Protocol, balanced_indices
+from .quality import FrechetReference
+
+# ADM and EDM write mu and sigma, pytorch-fid too; ADM adds its spatial statistics and the images themselves.
+STATISTICS = (("mu", "sigma"), ("mu_s", "sigma_s"))
+SPLITS = {
+    "cifar10-train": ("cifar10", "train"),
+    "cifar10-test": ("cifar10", "test"),
+    "celeba64-train": ("celeba64", "train"),
+}
+
+
+@dataclass(frozen=True, eq=False)
+class Reference:
+    """One side of every comparison, fixed.
+
+    count: images behind the statistics, None where a file does not say; pool and spatial: Gaussians fitted to the
+    features, spatial None where a file has none; features (M, D): of the images that precision, recall and the kernel
+    distance take, None without images.
+    """
+
+    name: str
+    sha256: str
+    count: int | None
+    pool: FrechetReference
+    spatial: FrechetReference | None
+    features: np.ndarray | None
+
+
+def open_reference(
+    protocol: Protocol,
+    extractor: Extractor,
+    store: FeatureStore,
+    source: str | Path | None = None,
+    root: Path | None = None,
+) -> Reference:
+    """The protocol's reference, or `source` in its place: a data set's name, a folder of images, an .npz of images, or
+    an .npz of statistics (mu, sigma; perhaps mu_s, sigma_s; perhaps arr_0).
+
+    Features are extracted once and kept in `store`. Raises DefarError where it is absent, with where people get it,
+    and where statistics have another size than the extractor's features.
+    """
+    named = str(source or protocol.reference)
+    file = Path(named).expanduser()
+    if source is None and file.suffix == ".npz":
+        file = data_root(root) / named
+        if not file.is_file():
+            folder = "512" if "512" in named else "256"
+            raise DefarError(
+                f"{file}: not there; {protocol.name} compares with ADM's reference file: get it from "
+                f"{ADM_REFERENCES}/{folder}/{named}, or name your own with --reference"
+            )
+    if file.suffix == ".npz" and _holds_statistics(file):
+        return _from_statistics(file, protocol, extractor, store)
+    name, split = SPLITS.get(named, (named, "train"))
+    return of_images(open_dataset(name, split, root), protocol, extractor, store)
+
+
+def of_images(dataset: ImageDataset, protocol: Protocol, extractor: Extractor, store: FeatureStore) -> Reference:
+    """`reference_count` images of a data set, classes in equal shares; all of them where the protocol says None."""
+    count = len(dataset) if protocol.reference_count is None else protocol.reference_count
+    try:
+        indices = balanced_indices(dataset.labels, len(dataset), count)
+    except DefarError as error:
+        raise DefarError(f"reference {dataset.name}: {error}") from None
+    images = StoredImages(f"reference {dataset.name}", dataset.images, dataset.hash, indices)
+    features = store.features(images, extractor)
+    return Reference(
+        dataset.name, dataset.hash, count, FrechetReference.of(features.pool),
+        FrechetReference.of(features.spatial), features.pool[: protocol.manifold_count],
+    )  # fmt: skip
+
+
+def _holds_statistics(file: Path) -> bool:
+    try:
+        with np.load(file, allow_pickle=False) as arrays:
+            return "mu" in arrays and "sigma" in arrays
+    except FileNotFoundError:
+        raise DefarError(f"{file}: no such file; name a reference that is there") from None
+    except Exception as error:  # zipfile, zlib and numpy each have their own ways to say "broken"
+        raise DefarError(f"{file}: not a readable .npz ({str(error)[:80]}); get or write it again") from None
+
+
+def _from_statistics(file: Path, protocol: Protocol, extractor: Extractor, store: FeatureStore) -> Reference:
+    with np.load(file, allow_pickle=False) as arrays:
+        found = {key: np.asarray(arrays[key]) for pair in STATISTICS for key in pair if key in arrays}
+        images = arrays.get("arr_0")
+    for (mean, covariance), size in zip(STATISTICS, (extractor.dimension, None), strict=True):
+        if mean in found and size is not None and found[mean].shape != (size,):
+            raise DefarError(
+                f"{file}: {mean} has shape {found[mean].shape}, {extractor.name} has {size} features; take statistics "
+                "made with that network"
+            )
+        if mean in found and found[covariance].shape != (found[mean].size, found[mean].size):
+            raise DefarError(
+                f"{file}: {covariance} has shape {found[covariance].shape} beside {mean} {found[mean].shape}"
+            )
+    gaussians = [
+        FrechetReference(found[mean].astype(np.float64), found[covariance].astype(np.float64))
+        if mean in found
+        else None
+        for mean, covariance in STATISTICS
+    ]
+    features, digest = None, file_sha256(file)
+    if images is not None:
+        if images.dtype != np.uint8 or images.ndim != 4 or images.shape[3] != 3:
+            raise DefarError(f"{file}: arr_0 is {images.dtype} {images.shape}; give uint8 (N, H, W, 3)")
+        indices = np.arange(min(len(images), protocol.manifold_count or len(images)))
+        stream = StoredImages(f"images of {file.name}", images.transpose(0, 3, 1, 2), digest, indices)
+        features = store.features(stream, extractor).pool
+    return Reference(file.name, digest, None, *gaussians, features)

@@ -1,0 +1,205 @@
+"""`defar robustness`: sample every cell of a step-robustness table, keep its images, evaluate them.
+
+results/samples/<cell>.npz     images, uint8: a second protocol or a better extractor samples nothing again
+results/features/              what the extractor made of them
+results/robustness/            each cell's metrics with the influences behind its intervals
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import cached_property, partial
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+
+from .core.checkpoints import Checkpoint, load_checkpoint
+from .core.datasets import ImageDataset, npz_dataset
+from .core.devices import keep_heap, resolve_device
+from .errors import DefarError
+from .evaluating import extractor_for
+from .measures.base import Arrays
+from .measures.evaluation import VERSION, Evaluation, evaluate
+from .measures.extractors import Extractor, extracted
+from .measures.features import FeatureStore, StoredImages
+from .measures.protocols import Protocol, balanced_indices
+from .measures.references import Reference, open_reference
+from .measures.robustness import NFES, Cell, against_baseline, over_steps, quality_table
+from .measures.store import Store
+from .provenance import digest
+from .sampling import ImageSource, Plan, finished, sample_to_file, solver_named
+
+EVALUATIONS = {"euler": 1, "em": 1, "heun": 2}  # of one step
+SEED = 0
+
+
+@dataclass(frozen=True)
+class Grid:
+    """The cells of a table: every checkpoint by every solver, NFE and guidance scale (None: no guidance)."""
+
+    checkpoints: Mapping[str, Path]
+    nfes: tuple[int, ...] = NFES
+    solvers: tuple[str, ...] = ("euler",)
+    guidances: tuple[float | None, ...] = (None,)
+    seed: int = SEED
+
+    def __post_init__(self) -> None:
+        if not self.checkpoints or not self.nfes or not self.solvers:
+            raise DefarError("a robustness table needs a checkpoint, an NFE and a solver at least")
+        for solver in self.solvers:
+            if solver not in EVALUATIONS:
+                raise DefarError(f"solver {solver!r} has no given number of evaluations; choose from euler, heun, em")
+            odd = [nfe for nfe in self.nfes if nfe < 1 or nfe % EVALUATIONS[solver]]
+            if odd:
+                raise DefarError(f"NFE {odd[0]} is no multiple of {solver}'s {EVALUATIONS[solver]} evaluations a step")
+
+
+class Sweep:
+    """A grid under one protocol on one device. Everything it makes is kept under `results` and taken from there.
+
+    `say` is told, line by line, what goes on.
+    """
+
+    def __init__(
+        self,
+        grid: Grid,
+        protocol: Protocol,
+        results: Path,
+        device: str = "auto",
+        reference: str | None = None,
+        inception_weights: Path | None = None,
+        say: Callable[[str], None] = lambda line: None,
+    ) -> None:
+        self.grid, self.protocol, self.results, self.say = grid, protocol, Path(results), say
+        self.device = resolve_device(device)
+        if self.device.type == "cpu":
+            keep_heap()  # else page faults slow guided chunks and the extractor
+        self.extractor: Extractor = extractor_for(protocol, self.device, inception_weights)
+        self.features = FeatureStore(self.results / "features")
+        self.store = Store(self.results)
+        self._reference_name = reference
+        self.measured: list[str] = []  # what was not in the store
+
+    @cached_property
+    def reference(self) -> Reference:
+        return open_reference(self.protocol, self.extractor, self.features, self._reference_name)
+
+    @cached_property
+    def checkpoints(self) -> dict[str, Checkpoint]:
+        return {name: load_checkpoint(path, device=self.device) for name, path in self.grid.checkpoints.items()}
+
+    @cached_property
+    def cells(self) -> list[Cell]:
+        """By NFE first, so that a table cut short is whole up to there."""
+        grid = self.grid
+        return [
+            Cell(model, self.checkpoints[model].card.name, solver, self.checkpoints[model].card.interpolant, scale, nfe)
+            for nfe, solver, scale, model in product(sorted(grid.nfes), grid.solvers, grid.guidances, grid.checkpoints)
+        ]
+
+    def source(self, cell: Cell) -> ImageSource:
+        solver = solver_named(cell.solver, cell.nfe // EVALUATIONS[cell.solver])
+        plan = Plan(solver, self.protocol.count, self.grid.seed, self.protocol.labels, cell.guidance)
+        return ImageSource(self.checkpoints[cell.model], plan, self.device)
+
+    def samples(self, cell: Cell) -> Path:
+        """Where the cell's images are kept; named by everything that they depend on."""
+        name = f"{cell.checkpoint}-{cell.solver}{cell.nfe}"
+        return self.results / "samples" / f"{name}-{digest(self.source(cell).command)}.npz"
+
+    def evaluations(self) -> dict[Cell, Evaluation]:
+        """Every cell, sampling and extracting what is not there yet. Raises Interrupted with all finished work kept."""
+        left = [cell for cell in self.cells if not self._is_sampled(cell)]
+        if left:
+            self.say(f"{len(left)} of {len(self.cells)} cells to sample: about {self._estimate(left)}")
+        return {cell: self._evaluated(cell) for cell in self.cells}
+
+    def of_dataset(self, name: str, dataset: ImageDataset) -> Evaluation:
+        """Real images beside the samples: what the protocol reads where nothing is wrong. Not part of the reference."""
+        if dataset.hash == self.reference.sha256:
+            raise DefarError(f"{name}: is the reference itself; its distance says nothing")
+        indices = balanced_indices(dataset.labels, len(dataset), self.protocol.count)
+        return self._stored(name, StoredImages(name, dataset.images, dataset.hash, indices), None)
+
+    def _is_sampled(self, cell: Cell) -> bool:
+        return finished(self.samples(cell), self.source(cell).command)
+
+    def _evaluated(self, cell: Cell) -> Evaluation:
+        file = self.samples(cell)
+        if not self._is_sampled(cell):
+            file.parent.mkdir(parents=True, exist_ok=True)
+            plan = self.source(cell).plan
+            self.say(sample_to_file(self.grid.checkpoints[cell.model], file, plan, str(self.device)))
+            self.measured.append(str(cell))
+        dataset = npz_dataset(file)
+        stream = StoredImages(str(cell), dataset.images, dataset.hash, np.arange(len(dataset)))
+        return self._stored(cell.model, stream, {"seed": self.grid.seed, "labels": self.protocol.labels})
+
+    def _stored(self, model: str, stream: StoredImages, pairing: dict[str, Any] | None) -> Evaluation:
+        key = {
+            "version": VERSION, "model": model, "images": stream.identity, "protocol": asdict(self.protocol),
+            "extractor": self.extractor.identity, "reference_sha256": self.reference.sha256,
+        }  # fmt: skip
+        table, new = self.store.keep("robustness", key, partial(self._compute, model, stream))
+        if new:
+            self.say(f"{stream.name}: evaluated by {self.protocol.name}")
+        names = [name for name in table["metric"] if name in table.attrs["arrays"]]
+        return Evaluation(table, {name: table.attrs["arrays"][name] for name in names}, pairing)
+
+    def _compute(self, model: str, stream: StoredImages) -> pd.DataFrame:
+        features = self.features.features(stream, self.extractor)
+        found = evaluate(model, features, self.reference, self.protocol)
+        found.table.attrs["arrays"] = Arrays(found.influences)
+        return found.table
+
+    def _estimate(self, left: Sequence[Cell]) -> str:
+        """Measured on the spot: one evaluation of a chunk by each model, one extraction."""
+        first = {cell.model: cell for cell in reversed(left)}
+        each = {model: self._seconds_an_evaluation(cell) for model, cell in first.items()}
+        size = self.checkpoints[left[0].model].shape
+        blank = np.zeros((64, *size), np.uint8)
+        extraction = _seconds(lambda: extracted(self.extractor, blank)) / 64
+        guided = {cell: 1 if cell.guidance is None else 2 for cell in left}
+        total = sum(self.protocol.count * (cell.nfe * guided[cell] * each[cell.model] + extraction) for cell in left)
+        return (
+            f"{total / 60:.0f} minutes on {self.device.type}" if total > 90 else f"{total:.0f} s on {self.device.type}"
+        )
+
+    def _seconds_an_evaluation(self, cell: Cell) -> float:
+        checkpoint, chunk = self.checkpoints[cell.model], 64
+        x = torch.zeros(chunk, *checkpoint.shape, device=self.device)
+        t = torch.full((chunk,), 0.5, device=self.device)
+        labels = None if checkpoint.classes is None else torch.zeros(chunk, dtype=torch.long, device=self.device)
+        with torch.no_grad():
+            return _seconds(lambda: float(checkpoint.model(x, t, labels).sum())) / chunk
+
+
+@dataclass(frozen=True)
+class Robustness:
+    """What a sweep found. table: every cell; differences: to the baseline; steps: of each model to its smallest NFE."""
+
+    table: pd.DataFrame
+    differences: pd.DataFrame
+    steps: pd.DataFrame
+
+
+def run(sweep: Sweep, baseline: str) -> Robustness:
+    """All cells of a sweep and what they say against `baseline`, a checkpoint's name in the grid."""
+    if baseline not in sweep.grid.checkpoints:
+        raise DefarError(f"baseline {baseline!r} is none of {', '.join(sweep.grid.checkpoints)}")
+    found = sweep.evaluations()
+    protocol = sweep.protocol
+    return Robustness(quality_table(found), against_baseline(found, baseline, protocol), over_steps(found, protocol))
+
+
+def _seconds(run: Callable[[], Any]) -> float:
+    run()  # the first one warms up
+    started = time.perf_counter()
+    run()
+    return time.perf_counter() - started
