@@ -33,7 +33,7 @@ if [[ $have != "$want" ]] || ! new_enough .venv/bin/python; then
     echo "setup: $PWD/.venv has no working Python 3.11 or newer; remove it and call again" >&2
     exit 2
   fi
-  echo "setup: making .venv and installing torch and the toolkit (1-3 minutes, about 1.5 GB) ..."
+  echo "setup: making .venv and installing torch and the toolkit (1-3 minutes, about 1.8 GB) ..."
   if [[ ! -d .venv ]]; then
     mkdir .venv
     touch .venv/made-by-setup
