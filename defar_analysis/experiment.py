@@ -27,6 +27,7 @@ from .measures.emphasis import FEL
 from .measures.frequency import PFR, crossings
 from .measures.maps import BiasMaps
 from .measures.store import Store
+from .paper import figure_values
 
 METHODS = {"SiT": "cifar10-sit", "DEFAR": "cifar10-defar"}
 REFERENCE = "Gaussian reference"
@@ -133,8 +134,7 @@ class Experiment:
 
     def paper_values(self, id: str) -> pd.DataFrame:
         """The values read off the paper's figure `id`: columns figure, panel, quantity, t, value, source."""
-        table = pd.read_csv(self.root / "reproduce" / "paper_values.csv")
-        return table[table["figure"] == id].reset_index(drop=True)
+        return figure_values(self.root, id)
 
     def artefact(
         self,

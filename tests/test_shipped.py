@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from defar_analysis import catalog
+from defar_analysis import catalog, paper
 from defar_analysis.core.checkpoints import load_checkpoint
 from defar_analysis.core.datasets import cifar10
 from defar_analysis.core.oracles import GaussianFlow
@@ -110,8 +110,8 @@ def test_committed_figure_data_is_small(id):
 
 def test_the_papers_values_are_complete_rows():
     table = pd.read_csv(ROOT / "reproduce" / "paper_values.csv")
-    assert list(table.columns) == ["figure", "panel", "quantity", "t", "value", "source"]
-    assert not table.isna().any(axis=None) and not table.duplicated(["figure", "quantity", "t"]).any()
+    assert list(table.columns) == paper.COLUMNS and not table.duplicated(paper.CELL).any()
+    assert not table[["id", "dataset", "column", "kind", "value", "source"]].isna().any(axis=None)
 
 
 def executed_outputs(id: str, pictures: int) -> tuple[dict, catalog.Artefact]:
