@@ -1,4 +1,4 @@
-"""The Fréchet distance between two sets of features, and what is uncertain about it.
+"""The Fréchet distance between two sets of features.
 
 Everything is float64 on the CPU. Names are public through `measures.quality`.
 """
@@ -6,7 +6,6 @@ Everything is float64 on the CPU. Names are public through `measures.quality`.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -124,10 +123,10 @@ class FrechetReference:
         replicate then costs one product and the eigenvalues of a matrix as small as its distinct images allow.
 
         A bootstrap of this distance is biased upward: a resample has 63 % of the images, and the distance falls
-        with more of them, the more so the higher the dimension. So the replicates tell a spread, not a level: use
-        `recentred_interval`; or, cheaper, the linear bootstrap of `influence.frechet_influence`.
+        with more of them, the more so the higher the dimension. So the replicates tell no level, and their spread
+        holds only where n is many times D (`recentred_interval`): use `frechet_jackknife`, whose numbers are there.
         """
-        rows = self._rows(features)
+        rows = self.checked(features)
         weights = _weights(weights, len(rows))
         mean = rows.mean(axis=0)
         centred = rows - mean
@@ -144,7 +143,8 @@ class FrechetReference:
             distances[r] = self._assemble(mean + shift - self.mu, trace, _trace_root(product))
         return distances
 
-    def _rows(self, features) -> np.ndarray:
+    def checked(self, features) -> np.ndarray:
+        """Generated features (N, D) in float64, found to fit this reference; warns where N is not above D."""
         rows = matrix(features).astype(np.float64)
         self._same_dimension(rows.shape[1])
         _warn_if_few(*rows.shape, "generated")
@@ -178,67 +178,3 @@ def _weights(weights, count: int) -> np.ndarray:
     if not (weights >= 0).all() or np.abs(weights.sum(axis=1) - 1).max(initial=0) > 1e-9:
         raise DefarError("every row of weights must be non-negative and sum to 1; divide bootstrap counts by N")
     return weights
-
-
-def recentred_interval(value: float, replicates, level: float = 0.95) -> tuple[float, float]:
-    """(low, high): percentiles of the replicates (R,), shifted so that their mean is the value.
-
-    For statistics whose bootstrap is biased, as the Fréchet distance is: keeps its spread, drops its offset.
-    Raises for NaN, fewer than two replicates, or a level outside (0, 1).
-    """
-    replicates = np.asarray(replicates, dtype=np.float64)
-    if replicates.ndim != 1 or len(replicates) < 2 or not np.isfinite([value, *replicates]).all():
-        raise DefarError(f"an interval needs a finite value and two or more finite replicates; got {replicates.shape}")
-    if not 0 < level < 1:
-        raise DefarError(f"level must be between 0 and 1, such as 0.95; got {level}")
-    tail = 50 * (1 - level)
-    low, high = np.percentile(replicates, [tail, 100 - tail]) + (value - replicates.mean())
-    return float(low), float(high)
-
-
-@dataclass(frozen=True, eq=False)
-class Extrapolation:
-    """Line through distances at subset sizes n: distance = intercept + slope / n. residual: its rms misfit."""
-
-    intercept: float
-    slope: float
-    sizes: tuple[int, ...]
-    distances: np.ndarray
-    residual: float
-
-
-def frechet_at_infinity(
-    features, reference: FrechetReference, sizes: Sequence[int] | None = None, seed: int = 0
-) -> Extrapolation:
-    """The Fréchet distance that infinitely many generated images would have: FD(n) = intercept + slope / n.
-
-    Least squares over random subsets of features (N, D); sizes default to eight between half of N and N. It removes the
-    leading bias of the generated side's finite n, so models measured with different n compare. It does not touch the
-    reference's own finite n, nor the noise: the intercept is noisier than FD(N), and at n below about 5 D, where the
-    next order is not small, it is too low or too high by more than its residual says (a warning).
-    Raises for sizes not above D, where the covariance is singular and the line does not hold, or above N.
-    Source: Chong and Forsyth 2020, "Effectively Unbiased FID and Inception Score".
-    """
-    rows = matrix(features)
-    count, dimension = rows.shape
-    if sizes is None:
-        sizes = np.unique(np.linspace(count // 2, count, 8).astype(int))
-    sizes = tuple(int(size) for size in sizes)
-    if len(set(sizes)) < 2 or min(sizes) <= dimension or max(sizes) > count:
-        raise DefarError(
-            f"sizes {sizes} must be two or more different numbers above the {dimension:,} features and up to the "
-            f"{count:,} images; use more images (over {2 * dimension:,} for the default sizes)"
-        )
-    if min(sizes) < 5 * dimension:
-        warnings.warn(
-            f"size {min(sizes):,} is below 5 times the {dimension:,} features: FD is not yet linear in 1/n there",
-            QualityWarning,
-            stacklevel=2,
-        )
-    generator = np.random.default_rng(seed)
-    distances = np.array(
-        [reference.distance_to(Moments.of(rows[generator.permutation(count)[:size]])) for size in sizes]
-    )
-    slope, intercept = np.polyfit(1 / np.array(sizes), distances, 1)
-    misfit = distances - intercept - slope / np.array(sizes)
-    return Extrapolation(float(intercept), float(slope), sizes, distances, float(np.sqrt(np.mean(np.square(misfit)))))

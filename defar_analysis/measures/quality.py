@@ -15,14 +15,16 @@ from scipy.special import log_softmax
 from torch import Tensor
 
 from ..errors import DefarError
-from .frechet import Extrapolation, FrechetReference, frechet_at_infinity, frechet_distance, recentred_interval
+from .frechet import FrechetReference, frechet_distance
+from .frechet_spread import Extrapolation, frechet_at_infinity, frechet_jackknife, recentred_interval
 from .moments import Moments, QualityWarning, matrix, same_width, to_numpy
 from .neighbours import inside_manifolds, neighbour_radii, precision_recall
 
 __all__ = [
     "Extrapolation", "FrechetReference", "Moments", "QualityWarning", "frechet_at_infinity", "frechet_distance",
-    "inception_score", "inception_score_parts", "inside_manifolds", "is_class_sorted", "kernel_distance",
-    "kernel_distance_parts", "neighbour_radii", "precision_recall", "recentred_interval", "spatial_features",
+    "frechet_jackknife", "inception_score", "inception_score_parts", "inside_manifolds", "is_class_sorted",
+    "kernel_distance", "kernel_distance_parts", "neighbour_radii", "precision_recall", "recentred_interval",
+    "spatial_features",
 ]  # fmt: skip
 
 SPATIAL_CHANNELS = 7

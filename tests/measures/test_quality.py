@@ -12,6 +12,7 @@ from defar_analysis.measures.quality import (
     QualityWarning,
     frechet_at_infinity,
     frechet_distance,
+    frechet_jackknife,
     inception_score,
     inception_score_parts,
     inside_manifolds,
@@ -224,6 +225,32 @@ def test_interval_refuses_what_it_cannot_use(refuses):
     refuses(lambda: recentred_interval(1.0, [1.0, 2.0], level=95), "95")
 
 
+@pytest.mark.filterwarnings("ignore::defar_analysis.measures.quality.QualityWarning")
+@pytest.mark.parametrize("count", [15, 24, 25, 90])  # around the dimension
+@pytest.mark.parametrize("rank", [10, 200])
+def test_jackknife_leaves_each_image_out_exactly(count, rank):
+    against, rows = FrechetReference.of(features(rank, 24)), features(count, 24, seed=1) + 0.2
+    without = [against.distance_to(Moments.of(np.delete(rows, i, axis=0))) for i in range(count)]
+    expected = (count - 1) * (np.mean(without) - without)
+    got = frechet_jackknife(rows, against)
+    # 25 images without one are singular: there the expected values themselves have five digits.
+    np.testing.assert_allclose(got, expected, rtol=0, atol=1e-4 * np.std(expected))
+    assert abs(got.mean()) < 1e-9 * got.std()
+
+
+def test_jackknife_of_features_that_do_not_vary_is_that_of_the_mean(refuses):
+    against = FrechetReference(np.zeros(3), np.zeros((3, 3)))
+    rows = features(30, 3)
+    without = [against.distance_to(Moments.of(np.delete(rows, i, axis=0))) for i in range(30)]
+    np.testing.assert_allclose(frechet_jackknife(rows, against), 29 * (np.mean(without) - without), atol=1e-10)
+    refuses(lambda: frechet_jackknife(features(30, 4), against), "3 features", "4")
+
+
+def test_jackknife_needs_three_images(refuses):
+    against = FrechetReference(np.zeros(1), np.eye(1))
+    refuses(lambda: frechet_jackknife(features(2, 1), against), "2 images")
+
+
 def first_order_effects(against, rows):
     """n dFD/dw_i with d tr sqrt(S1 S2) = tr(T dS2)/2, T = S1^(1/2) (S1^(1/2) S2 S1^(1/2))^(-1/2) S1^(1/2)."""
     own = Moments.of(rows)
@@ -241,8 +268,22 @@ def test_the_spread_of_replicates_is_that_of_independent_draws():
     truth = np.std([against.distance_to(Moments.of(rows)) for rows in draws])
     resampled = [against.replicates(rows, resampling_weights(count, 50)).std() for rows in draws[:4]]
     linear = [first_order_effects(against, rows).std() / np.sqrt(count) for rows in draws[:20]]
+    left_out = [frechet_jackknife(rows, against).std() / np.sqrt(count) for rows in draws[:20]]
+    assert 1 / 1.3 < np.mean(left_out) / truth < 1.3
     assert 1 / 1.3 < np.mean(resampled) / truth < 1.3
     assert 1 / 1.3 < np.mean(linear) / truth < 1.3
+
+
+def test_where_images_are_few_for_the_dimension_only_the_jackknife_holds():
+    dimension, count, times = 64, 100, 150
+    against = FrechetReference.of(features(4000, dimension, mixing=0.4))
+    draws = [features(count, dimension, seed=10 + i) for i in range(times)]
+    truth = np.std([against.distance_to(Moments.of(rows)) for rows in draws])
+    left_out = np.mean([frechet_jackknife(rows, against).std() / np.sqrt(count) for rows in draws[:30]])
+    linear = np.mean([first_order_effects(against, rows).std() / np.sqrt(count) for rows in draws[:10]])
+    resampled = np.mean([against.replicates(rows, resampling_weights(count, 50)).std() for rows in draws[:3]])
+    assert truth < left_out < 1.5 * truth
+    assert left_out < linear and left_out < resampled
 
 
 def test_infinitely_many_images_have_the_exact_distance_and_not_the_biased_one():
