@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -25,6 +26,7 @@ from .measures.protocols import Protocol
 from .measures.quality import QualityWarning, is_class_sorted
 from .measures.references import open_reference
 from .provenance import environment
+from .sample_files import row_names
 from .sampling import ImageSource, Plan
 
 
@@ -119,11 +121,10 @@ def evaluate_sources(
         keep_heap()  # else page faults slow a guided chunk and the extractor
     if not sources:
         raise DefarError("evaluate needs images: a checkpoint's folder, a folder of images or an .npz")
-    names = _names(sources)
+    names = row_names(sources)
     store, share = FeatureStore(Path(results) / "features"), _share()
     extractor = extractor_for(protocol, where, inception_weights)
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always", QualityWarning)
+    with quality_warnings() as said:
         opened = [open_images(path, plan, protocol, where) for path in sources]
         features = [store.features(stream, extractor, share) for stream, _ in opened]
         if share.process:
@@ -134,10 +135,6 @@ def evaluate_sources(
             for name, own, (_, pairing) in zip(names, features, opened, strict=True)
         ]
         compared = differences(found, names[0], protocol) if len(found) > 1 else None
-    said = list(dict.fromkeys(str(w.message) for w in caught if issubclass(w.category, QualityWarning)))
-    for warning in caught:
-        if not issubclass(warning.category, QualityWarning):
-            warnings.warn_explicit(warning.message, warning.category, warning.filename, warning.lineno)
     report = {
         "protocol": protocol.__dict__ | {"extractor_identity": extractor.identity},
         "reference": {"name": against.name, "sha256": against.sha256, "count": against.count},
@@ -149,6 +146,20 @@ def evaluate_sources(
     if compared is not None:
         report["differences"] = compared.to_dict("records")
     return report
+
+
+@contextmanager
+def quality_warnings() -> Iterator[list[str]]:
+    """What the metrics doubt, each doubt once, instead of Python's own lines; other warnings come through."""
+    said: list[str] = []
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", QualityWarning)
+        yield said
+    for warning in caught:
+        if issubclass(warning.category, QualityWarning):
+            said += [text] if (text := str(warning.message)) not in said else []
+        else:
+            warnings.warn_explicit(warning.message, warning.category, warning.filename, warning.lineno)
 
 
 def in_words(report: dict[str, Any]) -> str:
@@ -175,14 +186,6 @@ def _result(evaluation: Evaluation, stream: ImageStream) -> dict[str, Any]:
     rows = evaluation.table.replace({np.nan: None}).to_dict("records")
     metrics = {row["metric"]: {key: row[key] for key in ("value", "low", "high")} for row in rows}
     return {"model": evaluation.model, "images": stream.identity, "metrics": metrics}
-
-
-def _names(sources: Sequence[Path]) -> list[str]:
-    names = [path.resolve().name for path in map(Path, sources)]
-    names = names if len(set(names)) == len(names) else [str(path) for path in sources]
-    if len(set(names)) < len(names):
-        raise DefarError(f"{', '.join(names)}: the same images twice; name each once")
-    return names
 
 
 def _share() -> Share:

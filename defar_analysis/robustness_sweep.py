@@ -19,20 +19,31 @@ import numpy as np
 import pandas as pd
 import torch
 
+from .artefacts import CSV_FORMAT
 from .core.checkpoints import Checkpoint, load_checkpoint
 from .core.datasets import ImageDataset, npz_dataset
 from .core.devices import keep_heap, resolve_device
 from .errors import DefarError
-from .evaluating import extractor_for
+from .evaluating import extractor_for, quality_warnings
+from .files import replaced
 from .measures.base import Arrays
 from .measures.evaluation import VERSION, Evaluation, evaluate
 from .measures.extractors import Extractor, extracted
 from .measures.features import FeatureStore, StoredImages
 from .measures.protocols import Protocol, balanced_indices
 from .measures.references import Reference, open_reference
-from .measures.robustness import NFES, Cell, against_baseline, over_steps, quality_table
+from .measures.robustness import (
+    NFES,
+    Cell,
+    against_baseline,
+    lowest_everywhere,
+    over_steps,
+    quality_table,
+    steps_sentence,
+)
 from .measures.store import Store
 from .provenance import digest
+from .sample_files import npz_record
 from .sampling import ImageSource, Plan, finished, sample_to_file, solver_named
 
 EVALUATIONS = {"euler": 1, "em": 1, "heun": 2}  # of one step
@@ -137,6 +148,9 @@ class Sweep:
             plan = self.source(cell).plan
             self.say(sample_to_file(self.grid.checkpoints[cell.model], file, plan, str(self.device)))
             self.measured.append(str(cell))
+        counted = npz_record(file)["nfe"]
+        if counted != cell.nfe:
+            raise DefarError(f"{file}: sampled with {counted} evaluations an image, its cell has {cell.nfe}; remove it")
         dataset = npz_dataset(file)
         stream = StoredImages(str(cell), dataset.images, dataset.hash, np.arange(len(dataset)))
         return self._stored(cell.model, stream, {"seed": self.grid.seed, "labels": self.protocol.labels})
@@ -193,9 +207,42 @@ def run(sweep: Sweep, baseline: str) -> Robustness:
     """All cells of a sweep and what they say against `baseline`, a checkpoint's name in the grid."""
     if baseline not in sweep.grid.checkpoints:
         raise DefarError(f"baseline {baseline!r} is none of {', '.join(sweep.grid.checkpoints)}")
-    found = sweep.evaluations()
+    with quality_warnings() as doubts:
+        found = sweep.evaluations()
+    for doubt in doubts:  # once, not for every cell
+        sweep.say(f"warning: {doubt}")
     protocol = sweep.protocol
     return Robustness(quality_table(found), against_baseline(found, baseline, protocol), over_steps(found, protocol))
+
+
+def in_words(found: Robustness, protocol: Protocol) -> str:
+    """The Fréchet distances as a table, and what they say: against the baseline, and of more steps."""
+    metric = protocol.metric_names["frechet"]
+    rows = found.table[found.table["metric"] == metric]
+    shown = [f"{row.value:.4g} [{row.low:.4g}, {row.high:.4g}]" for row in rows.itertuples()]
+    settings = [name for name in ("solver", "guidance") if rows[name].nunique(dropna=False) > 1]
+    rows = rows.assign(shown=shown).fillna({"guidance": 1.0})
+    wide = rows.pivot(index=["nfe", *settings], columns="model", values="shown")
+    said = [f"{metric}, n = {protocol.count}, {protocol.name}; brackets: 95 % bootstrap over images", wide.to_string()]
+    for names, group in found.differences.groupby(["solver", "guidance"], dropna=False):
+        for model in dict.fromkeys(group["model"]):
+            said.append(f"{names[0]}: {lowest_everywhere(group, model, metric)[1]}")
+    if len(found.steps):
+        for names, group in found.steps.groupby(["solver", "guidance"], dropna=False):
+            said.append(f"{names[0]}: {steps_sentence(group, metric)}")
+    return "\n\n".join(said)
+
+
+def save(found: Robustness, stem: Path) -> list[Path]:
+    """Write stem.csv, stem_differences.csv and stem_steps.csv, each whole or not at all."""
+    stem = Path(stem)
+    tables = {"": found.table, "_differences": found.differences, "_steps": found.steps}
+    paths = []
+    for suffix, table in tables.items():
+        paths.append(stem.with_name(f"{stem.name}{suffix}.csv"))
+        with replaced(paths[-1]) as beside:
+            table.to_csv(beside, index=False, float_format=CSV_FORMAT)
+    return paths
 
 
 def _seconds(run: Callable[[], Any]) -> float:

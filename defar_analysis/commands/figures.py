@@ -1,0 +1,62 @@
+"""`defar measure`, `defar figure`, `defar reproduce` and `defar data`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from tyro.conf import Positional, UseAppendAction, arg
+
+from .options import Device, Profile, Root
+
+
+def measure(
+    checkpoint: Annotated[Positional[Path], arg(help="a checkpoint's folder")],
+    data: Annotated[str, arg(help="cifar10, a folder of images, or an .npz")] = "cifar10",
+    split: Literal["train", "test"] = "test",
+    profile: Annotated[Profile, arg(help="tiny: 8 images; quick: 64, 10 x 6 times; full: 512, 1,225 pairs")] = "quick",
+    results: Annotated[Path, arg(help="where tables are kept; a valid one is not measured again")] = Path("results"),
+    device: Device = "auto",
+) -> None:
+    """Measure a checkpoint's exposure bias: PFR and its crossings, FEL and its gain, bias maps."""
+    from ..experiment import measure_checkpoint
+
+    print(measure_checkpoint(checkpoint, data, split, profile, results, device))
+
+
+def figure(
+    id: Annotated[Positional[str], arg(help="fig3, fig5, fig9, samples or plane")],
+    folder: Annotated[Path, arg(help="the figures' folder; its data/ holds the tables")] = Path("figures"),
+) -> None:
+    """Redraw one figure from its committed table, without checkpoints, data or a GPU."""
+    from .. import catalog
+    from ..reproduction import write_gallery
+
+    artefact = catalog.load(id, folder)
+    for path in catalog.save(artefact, catalog.draw(artefact)):
+        print(path)
+    write_gallery(folder)
+
+
+def reproduce(
+    profile: Annotated[Profile, arg(help="tiny: seconds; quick: minutes; full: the paper's grid")] = "quick",
+    only: UseAppendAction[Annotated[tuple[str, ...], arg(help="one figure; repeat for more (default: all)")]] = (),
+    device: Device = "auto",
+    root: Root = Path("."),
+) -> None:
+    """Bring every figure up to date: measure the checkpoints, run the notebooks, write the gallery."""
+    from .. import catalog
+    from ..reproduction import reproduce as run
+
+    print(run(root, profile, list(only) or list(catalog.FIGURES), device))
+
+
+def data(
+    name: Annotated[Positional[Literal["cifar10"]], arg(help="the data set")],
+    root: Annotated[Path | None, arg(help="where to keep it (default: $DEFAR_DATA or ~/.cache/defar_analysis)")] = None,
+    source: Annotated[Path | None, arg(help="your own copy: an official archive or folder, python or binary")] = None,
+) -> None:
+    """Fetch a data set once, check it against the official checksums and keep it memory-mapped."""
+    from ..core.cifar10 import prepare_cifar10
+
+    print(prepare_cifar10(root, source))

@@ -1,0 +1,119 @@
+"""Influences: exact derivatives of the metrics by the weights of images, and what their bootstrap says."""
+
+import numpy as np
+import pytest
+from scipy.linalg import sqrtm
+
+from defar_analysis.measures.influence import (
+    bootstrap_interval,
+    frechet_influence,
+    inception_score_influence,
+    kernel_influence,
+    recall_influence,
+)
+from defar_analysis.measures.neighbours import coverage
+from defar_analysis.measures.quality import FrechetReference, Moments, inception_score, precision_recall
+from defar_analysis.measures.statistics import resampling_weights
+
+RNG = np.random.default_rng(0)
+STEP = 1e-6
+
+
+def weighted_frechet(features, weights, mu, sigma):
+    """The definition, by scipy's matrix root; covariance with n/(n-1) as for equal weights."""
+    n = len(features)
+    mean = weights @ features
+    deviations = features - mean
+    covariance = n / (n - 1) * (deviations.T * weights) @ deviations
+    root = sqrtm(sigma @ covariance).real
+    return np.sum((mean - mu) ** 2) + np.trace(covariance + sigma - 2 * root)
+
+
+def derivatives(metric, n):
+    """n dM/dw_i at equal weights, by central differences along the simplex: from uniform towards image i."""
+    uniform = np.full(n, 1 / n)
+    moved = (np.eye(n) - uniform) * STEP
+    return np.array([(metric(uniform + d) - metric(uniform - d)) / (2 * STEP) for d in moved])
+
+
+def test_frechet_influence_is_the_derivative_of_the_distance():
+    reference = RNG.normal(size=(60, 5)) @ RNG.normal(size=(5, 5))
+    features = RNG.normal(size=(12, 5)) @ RNG.normal(size=(5, 5)) + 1
+    moments = Moments.of(reference)
+    expected = derivatives(lambda w: weighted_frechet(features, w, moments.mean, moments.covariance), 12)
+    found = frechet_influence(features, FrechetReference(moments.mean, moments.covariance))
+    # the covariance's n/(n-1) multiplies the second-order part only, to 1/n
+    mean_part = 2 * (features - features.mean(0)) @ (features.mean(0) - moments.mean)
+    assert found - mean_part == pytest.approx((expected - mean_part) * 11 / 12, rel=1e-4, abs=1e-4)
+
+
+def test_frechet_influence_of_a_singular_covariance_is_finite_and_centred():
+    reference = FrechetReference.of(RNG.normal(size=(60, 20)))
+    with np.errstate(all="raise"):
+        found = frechet_influence(RNG.normal(size=(8, 20)), reference)
+    assert np.isfinite(found).all() and abs(found.mean()) < 1e-9 * np.abs(found).max()
+
+
+def test_inception_score_influence_is_the_derivative_of_the_score():
+    logits = RNG.normal(size=(9, 4)) * 2
+
+    def metric(weights):
+        p = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+        return np.exp(weights @ (p * (np.log(p) - np.log(weights @ p))).sum(axis=1))
+
+    assert metric(np.full(9, 1 / 9)) == pytest.approx(inception_score(logits, 9), rel=1e-12)
+    assert inception_score_influence(logits, 9) == pytest.approx(derivatives(metric, 9), rel=1e-5, abs=1e-7)
+
+
+def test_a_split_weighs_the_same_whatever_its_size():
+    logits = RNG.normal(size=(10, 4))
+    whole = inception_score_influence(logits, 6)
+    first, second = inception_score_influence(logits[:6], 6), inception_score_influence(logits[6:], 6)
+    assert whole == pytest.approx(np.concatenate([first * 10 / (2 * 6), second * 10 / (2 * 4)]))
+
+
+def test_kernel_influence_is_the_derivative_of_the_unbiased_distance():
+    real, own = RNG.normal(size=(7, 3)), RNG.normal(size=(6, 3)) + 0.5
+    among, across = (own @ own.T / 3 + 1) ** 3, (own @ real.T / 3 + 1) ** 3
+    off = among - np.diag(np.diag(among))
+
+    def metric(weights):
+        # pairs of different images, weighted; at equal weights the unbiased estimate
+        pairs = 1 - np.square(weights).sum()
+        return weights @ off @ weights / pairs - 2 * weights @ across.mean(axis=1)
+
+    assert kernel_influence(real, own) == pytest.approx(derivatives(metric, 6), rel=1e-5, abs=1e-7)
+
+
+def test_recall_influence_is_the_loss_by_leaving_an_image_out_with_fixed_radii():
+    real, own = RNG.normal(size=(40, 2)), RNG.normal(size=(15, 2))
+    covered = coverage(real, own, 3)
+    radii = np.sort(((own[:, None] - own[None]) ** 2).sum(-1), axis=1)[:, 3]
+    inside = ((real[:, None] - own[None]) ** 2).sum(-1) <= radii
+    recall = inside.any(axis=1).mean()
+    assert recall == precision_recall(real, own)[1]
+    without = np.array([np.delete(inside, j, axis=1).any(axis=1).mean() for j in range(15)])
+    loss = 15 * (recall - without)
+    assert loss.any()
+    assert recall_influence(covered.covered_once, 40) == pytest.approx(loss - loss.mean(), abs=1e-12)
+
+
+def test_the_interval_has_the_spread_of_independent_samples():
+    """64 Gaussian features, 400 images: the width of the interval against the spread over 60 independent sets."""
+    dimension, count = 64, 400
+    rng = np.random.default_rng(1)
+    scales = np.exp(-np.linspace(0, 2, dimension))
+    reference = FrechetReference(np.full(dimension, 0.2), np.diag(scales**2))
+    sets = [rng.normal(size=(count, dimension)) * scales * 1.1 for _ in range(60)]
+    true = np.std([reference.distance_to(Moments.of(own)) for own in sets], ddof=1)
+    weights = resampling_weights(count)
+    widths = []
+    for own in sets[:8]:
+        low, high = bootstrap_interval(0.0, frechet_influence(own, reference), weights)
+        assert low < 0 < high
+        widths.append((high - low) / 3.92)
+    assert 0.75 < np.mean(widths) / true < 1.35
+
+
+def test_weights_of_another_number_of_images_are_refused(refuses):
+    refuses(lambda: bootstrap_interval(1.0, np.zeros(5), resampling_weights(6)), "5 influences", "6 images")
