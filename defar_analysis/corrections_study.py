@@ -64,7 +64,7 @@ METHODS = {
     "DCW Haar 0.01": Method(correction=DCWHaar(low=0.01, high=0.01)),
     REFERENCE: Method(REFERENCE),  # a field without defect: what remains is steps and chance; no pictures of it
 }
-# The same on the other shipped checkpoint, for the table alone.
+# The same on the other shipped checkpoint.
 ON_DEFAR = {"DEFAR": METHODS["DEFAR"]} | {
     f"{name} on DEFAR": replace(method, checkpoint="DEFAR")
     for name, method in METHODS.items()
@@ -91,11 +91,12 @@ def build(experiment: Experiment) -> Artefact:
     plain = {name: method for name, method in METHODS.items() if name != REFERENCE}
     methods = plain | discriminator_guidance(experiment, BASELINE) | {REFERENCE: METHODS[REFERENCE]}
     on_defar = ON_DEFAR | discriminator_guidance(experiment, "DEFAR")
+    every_method = methods | on_defar
     identities = {name: experiment._identity(name) for name in dict.fromkeys(m.checkpoint for m in methods.values())}
     batch = experiment.test_images.batch(range(study.images), device=experiment.device)
-    pictured = [name for name in methods if name != REFERENCE]
+    pictured = [name for name in every_method if name != REFERENCE]
     shown = first_of_each_class(batch.labels.tolist(), PICTURES // len(pictured))
-    measured, every_method = {}, {**methods, **on_defar}
+    measured = {}
     for name, method in every_method.items():
         key = {
             "version": VERSION, "study": asdict(study), "method": str(method), "seed": SEED, "shown": shown,
@@ -111,11 +112,10 @@ def build(experiment: Experiment) -> Artefact:
     true = true_energies(noise, batch.data, times, interpolant=checkpoint.interpolant)
     grid = times.double().numpy().round(6)
     costs = pd.concat([table.assign(model=name) for name, table in measured.items()], ignore_index=True)
-    every = {name: table.attrs["arrays"]["energies"] for name, table in measured.items()}
-    energies = {name: every[name] for name in methods}
+    energies = {name: table.attrs["arrays"]["energies"] for name, table in measured.items()}
 
     def against(baseline: str, names: dict[str, Method]) -> pd.DataFrame:
-        found = changes({name: every[name] for name in names}, true, grid, baseline)
+        found = changes({name: energies[name] for name in names}, true, grid, baseline)
         return found.merge(costs[["model", "nfe", "forwards"]], on="model")
 
     tables = {"changes": against(BASELINE, methods), "changes_defar": against("DEFAR", on_defar)}

@@ -37,7 +37,7 @@ def test_rows_costs_and_pictures(tmp_path, monkeypatch):
     artefact = study.build(experiment)
     assert len(experiment.measured) == len({**study.METHODS, **study.ON_DEFAR})
     start = artefact.table[artefact.table["t"] == 0]
-    assert len(start) == 3 * len(study.METHODS) and np.allclose(start["value"], 1, atol=1e-5)  # the same noise
+    assert len(start) == 3 * len(experiment.measured) and np.allclose(start["value"], 1, atol=1e-5)  # the same noise
     changes = artefact.tables["changes"]
     assert (changes["nfe"] == 3).all() and (changes["t"] == 1).all()
     assert dict(zip(changes["model"], changes["forwards"], strict=True)) == {
@@ -48,8 +48,8 @@ def test_rows_costs_and_pictures(tmp_path, monkeypatch):
     assert (on_defar.loc[on_defar["model"] == "DEFAR", "percent"] == 0).all()
     others = on_defar.loc[on_defar["model"] != "DEFAR", "percent"].abs()
     assert (others < 1000).all() and (others > 0).sum() > 6
-    assert artefact.arrays["samples"].shape == (len(study.METHODS) - 1, 4, 32, 32, 3)
-    assert len(set(artefact.arrays["labels"])) == 4
+    assert artefact.arrays["samples"].shape == (len(experiment.measured) - 1, 2, 32, 32, 3)
+    assert len(set(artefact.arrays["labels"])) == 2
 
     # plain SiT's row is the sampler's own images
     batch = experiment.test_images.batch(range(8))
@@ -89,5 +89,5 @@ def test_a_discriminator_in_its_place_is_one_more_row(name, tmp_path):
     own = rows[table].loc[guided]
     # three passes of the network; two of the discriminator, which is silent at t = 0
     assert (own["forwards"] == 5).all() and (own["nfe"] == 3).all() and (own["percent"].abs() > 1e-6).all()
-    pictures = {"SiT": (9, 3), "DEFAR": (8, 4)}[name]  # no more than 32; those on DEFAR are in the table alone
-    assert artefact.arrays["samples"].shape[:2] == pictures
+    assert artefact.arrays["samples"].shape[:2] == (15, 2)  # no more than 32
+    assert guided in set(artefact.table["model"])

@@ -16,7 +16,7 @@ from .style import PAPER, REFERENCE, Style, applied, interval_curve, labelled, p
 
 COLUMNS = ("model", "band", "t", "value", "low", "high", "n")
 CHANGES = ("model", "band", "percent", "percent_low", "percent_high", "nfe", "forwards")
-BASELINE = "SiT"
+BASELINE, OTHER = "SiT", "DEFAR"  # a correction of the second is called "... on DEFAR"
 # Colours by kind, whatever the setting; none of a model of the paper.
 _KINDS = {"CFG": "#117733", "ES": "#AA4499", "TS label": "#44AA99", "TS target": "#332288", "DCW Haar": "#882255",
           "DCW": "#999933", "DG": "#661100"}  # fmt: skip
@@ -31,13 +31,13 @@ def plot(df: pd.DataFrame, arrays: Mapping[str, np.ndarray], changes: pd.DataFra
         figure = Figure(figsize=(9.6, 3.5 + _height(arrays)), layout="constrained")
         upper, lower = figure.subfigures(2, 1, height_ratios=(3.5, _height(arrays)), hspace=0.02)
         draw_curves(upper, df, changes, style, note)
-        draw_samples(lower, df, arrays, style, names)
+        draw_samples(lower, df, arrays, style, names, "(d) ")
     return figure
 
 
 def plot_curves(df: pd.DataFrame, changes: pd.DataFrame, style: Style = PAPER, *, note: str = "",
                 on_defar: pd.DataFrame | None = None) -> Figure:  # fmt: skip
-    """The energies alone; on_defar: the changes against plain DEFAR, a fourth panel."""
+    """The energies alone; on_defar: the changes against plain DEFAR, for a second row on it."""
     with applied(style):
         figure = Figure(figsize=(9.6, 3.5 if on_defar is None else 6.4), layout="constrained")
         draw_curves(figure, df, changes, style, note, on_defar)
@@ -55,36 +55,49 @@ def plot_samples(df: pd.DataFrame, arrays: Mapping[str, np.ndarray], style: Styl
 
 def draw_curves(figure: Figure | SubFigure, df: pd.DataFrame, changes: pd.DataFrame, style: Style = PAPER,
                 note: str = "", on_defar: pd.DataFrame | None = None) -> None:  # fmt: skip
-    """The drift in the low (a) and the high band (b), the paired change at the end (c), and that on DEFAR (d)."""
+    """Three panels: the drift in the low (a) and the high band (b), and the paired change at the end (c); with
+    `on_defar` three more (d-f) of the same on DEFAR."""
     require(df, COLUMNS, "the drift table")
-    require(changes, CHANGES, "the changes")
-    if on_defar is None:
-        axes = figure.subplots(1, 3, width_ratios=(1, 1, 1.05))
-    else:
-        require(on_defar, CHANGES, "the changes on DEFAR")
-        axes = figure.subplots(2, 2).ravel()
-        _draw_changes(axes[3], on_defar, style, "DEFAR", "(d) The same on DEFAR")
-    models = list(dict.fromkeys(df["model"]))
-    for ax, letter, band in zip(axes, "ab", ("low", "high"), strict=False):
-        rows = select(df, "the drift table", band=band)
-        for name in models:
-            own = rows[rows["model"] == name].sort_values("t")
-            if name == BASELINE:
-                interval_curve(ax, own, style, _line(name, style), name)
-            else:
-                ax.plot(own["t"], own["value"], label=name, zorder=3, **_line(name, style))
-        ax.axhline(1, color=style.target_colour, linestyle="--", linewidth=0.9, zorder=1)
-        ax.set_title(f"({letter}) {band.capitalize()} band along sampling", loc="left")
-        time_axis(ax)
-    axes[0].set_ylabel("energy over the true states'")
-    _draw_changes(axes[2], changes, style, BASELINE, "(c) Low band (filled), high (hollow)")
-    handles, labels = labelled(axes[:1])
+    parts = {BASELINE: changes} if on_defar is None else {BASELINE: changes, OTHER: on_defar}
+    grid = figure.subplots(len(parts), 3, width_ratios=(1, 1, 1.05), squeeze=False)
+    for axes, letters, (baseline, table) in zip(grid, ("abc", "def"), parts.items(), strict=False):
+        require(table, CHANGES, f"the changes against {baseline}")
+        where = "" if baseline == BASELINE else f", on {baseline}"
+        _draw_drift(axes, df, style, baseline, letters, where)
+        _draw_changes(axes[2], table, style, baseline, f"({letters[2]}) Low band (filled), high (hollow){where}")
+    handles, labels = labelled(grid[0, :1])
+    models = _models(df, BASELINE)
     order = [labels.index(name) for name in models]
     columns = len(models) if len(models) < 10 else -(-len(models) // 2)
     figure.legend([handles[k] for k in order], models, loc="outside lower center", ncols=columns, columnspacing=1.0,
                   handlelength=1.8)  # fmt: skip
-    said = f"shaded: 95 % bootstrap over images of {BASELINE}'s ratio (others': in the table); dashed grey: no drift"
+    plain = " and ".join(f"{baseline}'s" for baseline in parts)
+    said = f"shaded: 95 % bootstrap over images of {plain} ratio (others': in the table); dashed grey: no drift"
     small_print(figure, "\n".join(filter(None, (note, said))), style)
+
+
+def _models(df: pd.DataFrame, baseline: str) -> list[str]:
+    """The table's models that are drawn beside `baseline`, itself first and the reference last."""
+    names = list(dict.fromkeys(df["model"]))
+    other = [name for name in names if name.endswith(f" on {OTHER}")]
+    if baseline == BASELINE:
+        return [name for name in names if name not in other]
+    return [baseline, *other, *(name for name in names if name == REFERENCE)]
+
+
+def _draw_drift(axes: Sequence[Axes], df: pd.DataFrame, style: Style, baseline: str, letters: str, where: str) -> None:
+    for ax, letter, band in zip(axes, letters, ("low", "high"), strict=False):
+        rows = select(df, "the drift table", band=band)
+        for name in _models(df, baseline):
+            own = rows[rows["model"] == name].sort_values("t")
+            if name == baseline:
+                interval_curve(ax, own, style, _line(name, style), name)
+            else:
+                ax.plot(own["t"], own["value"], label=name, zorder=3, **_line(name, style))
+        ax.axhline(1, color=style.target_colour, linestyle="--", linewidth=0.9, zorder=1)
+        ax.set_title(f"({letter}) {band.capitalize()} band along sampling{where}", loc="left")
+        time_axis(ax)
+    axes[0].set_ylabel("energy over the true states'")
 
 
 def _draw_changes(ax: Axes, changes: pd.DataFrame, style: Style, baseline: str, title: str) -> None:
@@ -106,29 +119,35 @@ def _draw_changes(ax: Axes, changes: pd.DataFrame, style: Style, baseline: str, 
 
 
 def draw_samples(figure: Figure | SubFigure, df: pd.DataFrame, arrays: Mapping[str, np.ndarray],
-                 style: Style = PAPER, names: Sequence[str] = ()) -> None:  # fmt: skip
-    """arrays["samples"] (M, K, H, W, 3): column = method in the table's order (the reference has none), row = one
-    noise and label."""
+                 style: Style = PAPER, names: Sequence[str] = (), letter: str = "") -> None:  # fmt: skip
+    """arrays["samples"] (M, K, H, W, 3) in the table's order of models (the reference has none): column = correction,
+    none in the first; row = checkpoint, noise and label."""
     samples, labels = pick(arrays, "samples"), pick(arrays, "labels")
     models = [name for name in dict.fromkeys(df["model"]) if name != REFERENCE]
     if samples.ndim != 5 or len(samples) != len(models) or samples.shape[1] != len(labels):
         raise DefarError(f"{len(models)} models and {len(labels)} labels, but 'samples' has shape {samples.shape}")
-    axes = figure.subplots(len(labels), len(models), squeeze=False)
-    for row, label in zip(range(len(labels)), labels, strict=True):
-        for ax, name, picture in zip(axes[row], models, samples[:, row], strict=True):
-            ax.imshow(picture, interpolation="nearest")
-            ax.set_xticks([])
-            ax.set_yticks([])
-            ax.spines[:].set_visible(False)
-            if row == 0:
-                ax.set_title(name, fontsize=style.font)
-        axes[row, 0].set_ylabel(names[label] if 0 <= label < len(names) else str(label))
-    figure.suptitle("(d) Samples: a row shares noise and label", fontsize=style.font, x=0.01, ha="left")
+    made = dict.fromkeys(name.removesuffix(f" on {OTHER}") for name in models if name not in (BASELINE, OTHER))
+    blocks = {BASELINE: [BASELINE, *made], OTHER: [OTHER, *(f"{name} on {OTHER}" for name in made)]}
+    axes = figure.subplots(len(blocks) * len(labels), 1 + len(made), squeeze=False)
+    for block, (checkpoint, row_models) in enumerate(blocks.items()):
+        for row, label in enumerate(labels, start=block * len(labels)):
+            for ax, name in zip(axes[row], row_models, strict=True):
+                if name in models:  # a discriminator may be there for one checkpoint alone
+                    ax.imshow(samples[models.index(name), row % len(labels)], interpolation="nearest")
+                ax.set_xticks([])
+                ax.set_yticks([])
+                ax.spines[:].set_visible(False)
+            called = names[label] if 0 <= label < len(names) else str(label)
+            axes[row, 0].set_ylabel(f"{checkpoint}: {called}")
+    for ax, name in zip(axes[0], ["no correction", *made], strict=True):
+        ax.set_title(name, fontsize=style.font)
+    title = f"{letter}Samples: rows of one class share noise and label"
+    figure.suptitle(title, fontsize=style.font, x=0.01, ha="left")
 
 
 def _height(arrays: Mapping[str, np.ndarray]) -> float:
-    """Inches that the samples take: one for each row, and the titles."""
-    return 0.5 + len(pick(arrays, "labels"))
+    """Inches that the samples take: two rows for each label, and the titles."""
+    return 0.5 + 2 * 1.13 * len(pick(arrays, "labels"))
 
 
 def _line(name: str, style: Style) -> dict:
