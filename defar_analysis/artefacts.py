@@ -85,6 +85,15 @@ def read(id: str, folder: Path, names: tuple[str, ...] = ()) -> Artefact:
     return Artefact(id, table, tables, arrays, provenance, Path(folder))
 
 
+def committed(id: str, names: tuple[str, ...], root: Path, takes: str) -> Artefact:
+    """What lies in figures/ as it is, for profiles that are too short to measure it anew. Raises DefarError, with how
+    long measuring takes, where there is nothing."""
+    if not (root / "figures" / "data" / f"{id}.json").is_file():
+        again = f"defar reproduce --profile full --only {id}"
+        raise DefarError(f"{root / 'figures' / 'data' / id}.json: not there; measure it: {again} ({takes})")
+    return read(id, root / "figures", names)
+
+
 def checked_profile(profile: str) -> str:
     if profile not in PROFILES:
         raise DefarError(f"unknown profile {profile!r}; choose from {', '.join(PROFILES)}")

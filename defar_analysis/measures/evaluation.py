@@ -13,14 +13,13 @@ from ..errors import DefarError
 from .extractors import Features
 from .influence import (
     bootstrap_interval,
-    frechet_influence,
     inception_score_influence,
     kernel_influence,
     recall_influence,
 )
 from .neighbours import coverage
 from .protocols import LOWER_IS_BETTER, METRICS, Protocol, comparable
-from .quality import Moments, frechet_at_infinity, inception_score, kernel_distance
+from .quality import Moments, frechet_at_infinity, frechet_jackknife, inception_score, kernel_distance
 from .references import Reference
 from .statistics import resampling_weights
 
@@ -73,7 +72,7 @@ def evaluate(
         ("spatial_frechet", features.spatial, reference.spatial),
     ):
         if against is not None:
-            found[kind] = against.distance_to(Moments.of(own)), frechet_influence(own, against)
+            found[kind] = against.distance_to(Moments.of(own)), frechet_jackknife(own, against)
     score = inception_score(features.logits, protocol.split_size)
     found["inception_score"] = score, inception_score_influence(features.logits, protocol.split_size)
     if reference.features is not None:

@@ -7,10 +7,10 @@ bootstrap over images costs one matrix product, to first order,
 
 and the difference of two methods that share noise image by image has h_i^A - h_i^B: what images differ in cancels.
 
-Why not resample and compute anew: a resample has only 63 % distinct images, and a Fréchet distance in many dimensions
-takes that for another distribution. With 128 Gaussian features the bootstrap's standard deviation is 1.2 to 1.5 times
-the truth at n = 200 and 1.1 to 1.25 at n = 400, that of the influences 1.0 to 1.4 and 1.0 to 1.2
-(reproduce/records/2026-11-21-influence). Influences look at the samples alone: the reference is held fixed.
+Resampling and computing anew would be wrong for most of them: a resample has only 63 % distinct images, and what looks
+at neighbours, pairs or a covariance in many dimensions takes that for another distribution. The Fréchet distance has
+an exact jackknife of the same form instead of a derivative (`frechet_spread.frechet_jackknife`, with the numbers).
+Influences look at the samples alone: the reference is held fixed.
 """
 
 from __future__ import annotations
@@ -19,27 +19,8 @@ import numpy as np
 import torch
 
 from ..errors import DefarError
-from .quality import FrechetReference
 
 BLOCK = 2048  # rows of a kernel or distance matrix in memory at once
-
-
-def frechet_influence(features: np.ndarray, reference: FrechetReference) -> np.ndarray:
-    """(N,) influences on the Fréchet distance of features (N, D), in its own unit.
-
-    With deviations d_i = x_i - mu, h_i = 2 (mu - m).d_i + |d_i|^2 - d_i^T T d_i, centred, where T is the optimal linear
-    map from the samples' Gaussian to the reference's: d tr sqrt(S1 S2) = 1/2 tr(T dS2). Where the samples' covariance
-    is singular, T acts on what they span.
-    """
-    rows = torch.from_numpy(np.asarray(features, dtype=np.float64))
-    mean = rows.mean(dim=0)
-    deviations = rows - mean
-    projected = deviations @ torch.from_numpy(reference.factor)
-    values, vectors = torch.linalg.eigh(projected.T @ projected / (len(rows) - 1))
-    kept = values > 1e-10 * values[-1]
-    mapped = (projected @ vectors[:, kept]) * values[kept] ** -0.25
-    moved = 2 * deviations @ (mean - torch.from_numpy(reference.mu))
-    return _centred((moved + deviations.square().sum(dim=1) - mapped.square().sum(dim=1)).numpy())
 
 
 def inception_score_influence(logits: np.ndarray, split_size: int = 5000) -> np.ndarray:

@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 import torch
+from quality_inputs import Counted, MeanColours, some_images
 
 from defar_analysis.errors import Interrupted
 from defar_analysis.measures.features import FeatureStore, Share, StoredImages
-from quality_inputs import Counted, MeanColours, some_images
 
 STARTS = [0, 4, 8, 12, 16]
 

@@ -10,7 +10,7 @@ from defar_analysis.measures.protocols import DEFAULT, PROTOCOLS, balanced_indic
 def test_every_protocol_of_the_design_is_there_and_names_its_metrics_by_its_network():
     names = "cifar10-train celeba64-train adm-imagenet256 adm-imagenet512"
     offline = ("offline-effnet-lite0-128", "offline-effnet-lite0-224", "offline-effnet-lite2-224")
-    assert set(PROTOCOLS) == {*names.split(), *offline} and DEFAULT == offline[0]
+    assert set(PROTOCOLS) == {*names.split(), *offline} and offline[0] == DEFAULT
     frechet = {name: each.metric_names["frechet"] for name, each in PROTOCOLS.items()}
     assert [frechet[name] for name in names.split()] == ["FID"] * 4
     assert [frechet[name] for name in offline] == ["FD-EffNet-128", "FD-EffNet-224", "FD-EffNet-Lite2-224"]
