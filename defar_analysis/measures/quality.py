@@ -28,6 +28,7 @@ __all__ = [
 ]  # fmt: skip
 
 SPATIAL_CHANNELS = 7
+GRAM_LIMIT = 5000  # images of a side whose whole kernel matrix is held, 200 MB
 
 
 def spatial_features(maps):
@@ -113,12 +114,33 @@ def kernel_distance_parts(real, generated, subset_size: int = 1000, subsets: int
     if subsets < 1 or not 2 <= subset_size <= smallest:
         raise DefarError(f"{subsets} subsets of {subset_size} images: want 1 or more, of 2 up to the {smallest} images")
     generator = np.random.default_rng(seed)
-    values = np.empty(subsets)
-    for i in range(subsets):
-        x, y = (side[generator.permutation(len(side))[:subset_size]].double() for side in sides)
-        within = sum(_kernel(z, z).sum() - _kernel_diagonal(z).sum() for z in (x, y)) / (subset_size - 1)
-        values[i] = (within - 2 * _kernel(x, y).sum() / subset_size) / subset_size
-    return values
+    # x's and y's places take turns, subset by subset
+    drawn = [[generator.permutation(len(side))[:subset_size] for side in sides] for _ in range(subsets)]
+    chosen = [torch.from_numpy(np.stack(places)) for places in zip(*drawn, strict=True)]
+    largest = max(map(len, sides))
+    once = largest <= GRAM_LIMIT and largest**2 < subsets * subset_size**2
+    xx, yy, xy = (_sums_over_all if once else _sums_by_subset)(sides, chosen)
+    return (((xx + yy) / (subset_size - 1) - 2 * xy / subset_size) / subset_size).numpy()
+
+
+def _sums_over_all(sides: list[Tensor], chosen: list[Tensor]) -> list[Tensor]:
+    """As `_sums_by_subset`: each kernel matrix of all images once, and of it each subset's rows and columns."""
+    x, y = (side.double() for side in sides)
+    at_x, at_y = (
+        torch.zeros(len(places), len(side), dtype=torch.float64).scatter_(1, places, 1.0)
+        for side, places in zip(sides, chosen, strict=True)
+    )
+    within = [((at @ _kernel(z, z)) * at).sum(dim=1) - at @ _kernel_diagonal(z) for z, at in ((x, at_x), (y, at_y))]
+    return [*within, ((at_x @ _kernel(x, y)) * at_y).sum(dim=1)]
+
+
+def _sums_by_subset(sides: list[Tensor], chosen: list[Tensor]) -> list[Tensor]:
+    """Sums over the kernel matrix of each subset, (subsets,): of x and of y with themselves, no diagonal; of both."""
+    sums = []
+    for places in zip(*chosen, strict=True):
+        x, y = (side[place].double() for side, place in zip(sides, places, strict=True))
+        sums.append([*(_kernel(z, z).sum() - _kernel_diagonal(z).sum() for z in (x, y)), _kernel(x, y).sum()])
+    return list(torch.tensor(sums, dtype=torch.float64).T)
 
 
 def _kernel(x: Tensor, y: Tensor) -> Tensor:

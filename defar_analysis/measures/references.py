@@ -64,8 +64,8 @@ def open_reference(
                 f"{file}: not there; {protocol.name} compares with ADM's reference file: get it from "
                 f"{ADM_REFERENCES}/{folder}/{named}, or name your own with --reference"
             )
-    if file.suffix == ".npz" and _holds_statistics(file):
-        return _from_statistics(file, protocol, extractor, store)
+    if file.suffix == ".npz" and (found := _statistics(file)) is not None:
+        return _from_statistics(file, found, protocol, extractor, store)
     name, split = SPLITS.get(named, (named, "train"))
     return of_images(open_dataset(name, split, root), protocol, extractor, store)
 
@@ -85,36 +85,40 @@ def of_images(dataset: ImageDataset, protocol: Protocol, extractor: Extractor, s
     )  # fmt: skip
 
 
-def _holds_statistics(file: Path) -> bool:
+def _statistics(file: Path) -> dict[str, np.ndarray] | None:
+    """What a file of statistics holds of STATISTICS and arr_0; None for an .npz without any."""
     try:
         with np.load(file, allow_pickle=False) as arrays:
-            return "mu" in arrays and "sigma" in arrays
+            if "mu" not in arrays or "sigma" not in arrays:
+                return None
+            return {key: np.asarray(arrays[key]) for key in (*sum(STATISTICS, ()), "arr_0") if key in arrays}
     except FileNotFoundError:
         raise DefarError(f"{file}: no such file; name a reference that is there") from None
     except Exception as error:  # zipfile, zlib and numpy each have their own ways to say "broken"
         raise DefarError(f"{file}: not a readable .npz ({str(error)[:80]}); get or write it again") from None
 
 
-def _from_statistics(file: Path, protocol: Protocol, extractor: Extractor, store: FeatureStore) -> Reference:
-    with np.load(file, allow_pickle=False) as arrays:
-        found = {key: np.asarray(arrays[key]) for pair in STATISTICS for key in pair if key in arrays}
-        images = arrays.get("arr_0")
+def _from_statistics(
+    file: Path, found: dict[str, np.ndarray], protocol: Protocol, extractor: Extractor, store: FeatureStore
+) -> Reference:
+    images, gaussians = found.get("arr_0"), []
     for (mean, covariance), size in zip(STATISTICS, (extractor.dimension, None), strict=True):
-        if mean in found and size is not None and found[mean].shape != (size,):
+        if mean not in found or covariance not in found:
+            gaussians.append(None)
+            continue
+        if size is not None and found[mean].shape != (size,):
             raise DefarError(
                 f"{file}: {mean} has shape {found[mean].shape}, {extractor.name} has {size} features; take statistics "
                 "made with that network"
             )
-        if mean in found and found[covariance].shape != (found[mean].size, found[mean].size):
+        if found[covariance].shape != (found[mean].size, found[mean].size):
             raise DefarError(
                 f"{file}: {covariance} has shape {found[covariance].shape} beside {mean} {found[mean].shape}"
             )
-    gaussians = [
-        FrechetReference(found[mean].astype(np.float64), found[covariance].astype(np.float64))
-        if mean in found
-        else None
-        for mean, covariance in STATISTICS
-    ]
+        try:
+            gaussians.append(FrechetReference(found[mean], found[covariance]))
+        except DefarError as error:
+            raise DefarError(f"{file}: {mean}, {covariance}: {error}") from None
     features, digest = None, file_sha256(file)
     if images is not None:
         if images.dtype != np.uint8 or images.ndim != 4 or images.shape[3] != 3:
