@@ -36,6 +36,13 @@ _HOMES = {
         "predicted_frequency_ratio", "saliency_masks", "frequency_emphasis", "low_pass", "high_pass",
         "band_masks", "radial_frequency",
     ),
+    "measures.quality": (
+        "frechet_distance", "inception_score", "precision_recall", "kernel_distance", "spatial_features", "Moments",
+        "FrechetReference",
+    ),
+    "measures.protocols": ("Protocol", "protocol"),
+    "measures.references": ("Reference", "open_reference"),
+    "measures.evaluation": ("Evaluation", "evaluate", "differences"),
     "errors": ("DefarError",),
 }  # fmt: skip
 _HOME = {name: home for home, names in _HOMES.items() for name in names}

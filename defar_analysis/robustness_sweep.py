@@ -52,9 +52,12 @@ SEED = 0
 
 @dataclass(frozen=True)
 class Grid:
-    """The cells of a table: every checkpoint by every solver, NFE and guidance scale (None: no guidance)."""
+    """The cells of a table: every checkpoint by every solver, NFE and guidance scale (None: no guidance).
 
-    checkpoints: Mapping[str, Path]
+    checkpoints: a model's folder by its name; or several, one for each interpolant that it was trained on (Tab. 5).
+    """
+
+    checkpoints: Mapping[str, Path | Sequence[Path]]
     nfes: tuple[int, ...] = NFES
     solvers: tuple[str, ...] = ("euler",)
     guidances: tuple[float | None, ...] = (None,)
@@ -69,6 +72,14 @@ class Grid:
             odd = [nfe for nfe in self.nfes if nfe < 1 or nfe % EVALUATIONS[solver]]
             if odd:
                 raise DefarError(f"NFE {odd[0]} is no multiple of {solver}'s {EVALUATIONS[solver]} evaluations a step")
+
+    @property
+    def folders(self) -> list[tuple[str, Path]]:
+        """(model, folder) of every checkpoint."""
+        alone = {
+            model: [given] if isinstance(given, str | Path) else given for model, given in self.checkpoints.items()
+        }
+        return [(model, Path(folder)) for model, folders in alone.items() for folder in folders]
 
 
 class Sweep:
@@ -102,22 +113,37 @@ class Sweep:
         return open_reference(self.protocol, self.extractor, self.features, self._reference_name)
 
     @cached_property
-    def checkpoints(self) -> dict[str, Checkpoint]:
-        return {name: load_checkpoint(path, device=self.device) for name, path in self.grid.checkpoints.items()}
+    def checkpoints(self) -> dict[tuple[str, str], tuple[Path, Checkpoint]]:
+        """Folder and network by model and interpolant. Raises DefarError where a model has two of one interpolant."""
+        found: dict[tuple[str, str], tuple[Path, Checkpoint]] = {}
+        for model, folder in self.grid.folders:
+            loaded = load_checkpoint(folder, device=self.device)
+            key = model, loaded.card.interpolant
+            if key in found:
+                raise DefarError(f"{model}: {found[key][0]} and {folder} both have {key[1]!r}; name one, or two models")
+            found[key] = folder, loaded
+        return found
 
     @cached_property
     def cells(self) -> list[Cell]:
         """By NFE first, so that a table cut short is whole up to there."""
         grid = self.grid
         return [
-            Cell(model, self.checkpoints[model].card.name, solver, self.checkpoints[model].card.interpolant, scale, nfe)
-            for nfe, solver, scale, model in product(sorted(grid.nfes), grid.solvers, grid.guidances, grid.checkpoints)
+            Cell(model, loaded.card.name, solver, interpolant, scale, nfe)
+            for nfe, solver, scale in product(sorted(grid.nfes), grid.solvers, grid.guidances)
+            for (model, interpolant), (_, loaded) in self.checkpoints.items()
         ]
+
+    def folder(self, cell: Cell) -> Path:
+        return self.checkpoints[cell.model, cell.interpolant][0]
+
+    def network(self, cell: Cell) -> Checkpoint:
+        return self.checkpoints[cell.model, cell.interpolant][1]
 
     def source(self, cell: Cell) -> ImageSource:
         solver = solver_named(cell.solver, cell.nfe // EVALUATIONS[cell.solver])
         plan = Plan(solver, self.protocol.count, self.grid.seed, self.protocol.labels, cell.guidance)
-        return ImageSource(self.checkpoints[cell.model], plan, self.device)
+        return ImageSource(self.network(cell), plan, self.device)
 
     def samples(self, cell: Cell) -> Path:
         """Where the cell's images are kept; named by everything that they depend on."""
@@ -146,7 +172,7 @@ class Sweep:
         if not self._is_sampled(cell):
             file.parent.mkdir(parents=True, exist_ok=True)
             plan = self.source(cell).plan
-            self.say(sample_to_file(self.grid.checkpoints[cell.model], file, plan, str(self.device)))
+            self.say(sample_to_file(self.folder(cell), file, plan, str(self.device)))
             self.measured.append(str(cell))
         counted = npz_record(file)["nfe"]
         if counted != cell.nfe:
@@ -174,19 +200,20 @@ class Sweep:
 
     def _estimate(self, left: Sequence[Cell]) -> str:
         """Measured on the spot: one evaluation of a chunk by each model, one extraction."""
-        first = {cell.model: cell for cell in reversed(left)}
-        each = {model: self._seconds_an_evaluation(cell) for model, cell in first.items()}
-        size = self.checkpoints[left[0].model].shape
-        blank = np.zeros((64, *size), np.uint8)
+        first = {cell.checkpoint: cell for cell in reversed(left)}
+        each = {name: self._seconds_an_evaluation(cell) for name, cell in first.items()}
+        blank = np.zeros((64, *self.network(left[0]).shape), np.uint8)
         extraction = _seconds(lambda: extracted(self.extractor, blank)) / 64
         guided = {cell: 1 if cell.guidance is None else 2 for cell in left}
-        total = sum(self.protocol.count * (cell.nfe * guided[cell] * each[cell.model] + extraction) for cell in left)
+        total = sum(
+            self.protocol.count * (cell.nfe * guided[cell] * each[cell.checkpoint] + extraction) for cell in left
+        )
         return (
             f"{total / 60:.0f} minutes on {self.device.type}" if total > 90 else f"{total:.0f} s on {self.device.type}"
         )
 
     def _seconds_an_evaluation(self, cell: Cell) -> float:
-        checkpoint, chunk = self.checkpoints[cell.model], 64
+        checkpoint, chunk = self.network(cell), 64
         x = torch.zeros(chunk, *checkpoint.shape, device=self.device)
         t = torch.full((chunk,), 0.5, device=self.device)
         labels = None if checkpoint.classes is None else torch.zeros(chunk, dtype=torch.long, device=self.device)
