@@ -132,7 +132,7 @@ def differences(evaluations: Sequence[Evaluation], baseline: str, protocol: Prot
             verdict = UNDECIDED
             if low > 0 or high < 0:
                 verdict = BETTER if (difference < 0) == (metric in lower) else WORSE
-            # of a baseline of 0, as recall can be, there is no percentage
-            percents = 100 * np.array([difference, low, high]) / (values[metric] or np.nan)
+            # of a baseline of 0, as recall can be, or below, as the kernel distance can, there is no percentage
+            percents = 100 * np.array([difference, low, high]) / (values[metric] if values[metric] > 0 else np.nan)
             rows.append((evaluation.model, baseline, metric, difference, low, high, *percents, verdict, paired, count))
     return pd.DataFrame(rows, columns=DIFFERENCES)
