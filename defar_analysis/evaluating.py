@@ -53,6 +53,10 @@ class GeneratedImages:
         return self.source.plan.chunk
 
     @property
+    def shape(self) -> tuple[int, ...]:
+        return self.source.loaded.shape
+
+    @property
     def labels(self) -> np.ndarray | None:
         return None if self.source.labels is None else self.source.labels.numpy()
 
@@ -130,6 +134,8 @@ def evaluate_sources(
         if share.process:
             return None
         against = open_reference(protocol, extractor, store, reference)
+        for stream, _ in opened:
+            against.check_size(stream)
         found = [
             evaluate(name, own, against, protocol, pairing, extrapolate)
             for name, own, (_, pairing) in zip(names, features, opened, strict=True)

@@ -179,6 +179,7 @@ class Sweep:
             raise DefarError(f"{file}: sampled with {counted} evaluations an image, its cell has {cell.nfe}; remove it")
         dataset = npz_dataset(file)
         stream = StoredImages(str(cell), dataset.images, dataset.hash, np.arange(len(dataset)))
+        self.reference.check_size(stream)
         return self._stored(cell.model, stream, {"seed": self.grid.seed, "labels": self.protocol.labels})
 
     def _stored(self, model: str, stream: StoredImages, pairing: dict[str, Any] | None) -> Evaluation:

@@ -26,12 +26,13 @@ RECORD = "features.json"
 
 
 class ImageStream(Protocol):
-    """Images in chunks. identity: all that they depend on, as plain values; labels (count,) or None."""
+    """Images in chunks. identity: all they depend on, as plain values; shape (C, H, W); labels (count,) or None."""
 
     name: str
     identity: dict[str, Any]
     count: int
     chunk: int
+    shape: tuple[int, ...]
     labels: np.ndarray | None
 
     def images(self, start: int) -> np.ndarray:
@@ -53,6 +54,10 @@ class StoredImages:
     @property
     def count(self) -> int:
         return len(self.indices)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.everything.shape[1:]
 
     @property
     def labels(self) -> np.ndarray | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,9 +12,9 @@ from ..core.datasets import ImageDataset, data_root, open_dataset
 from ..errors import DefarError
 from ..files import file_sha256
 from .extractors import Extractor
-from .features import FeatureStore, StoredImages
+from .features import FeatureStore, ImageStream, StoredImages
 from .protocols import ADM_REFERENCES, Protocol, balanced_indices
-from .quality import FrechetReference
+from .quality import FrechetReference, QualityWarning
 
 # ADM and EDM write mu and sigma, pytorch-fid too; ADM adds its spatial statistics and the images themselves.
 STATISTICS = (("mu", "sigma"), ("mu_s", "sigma_s"))
@@ -30,7 +31,7 @@ class Reference:
 
     count: images behind the statistics, None where a file does not say; pool and spatial: Gaussians fitted to the
     features, spatial None where a file has none; features (M, D): of the images that precision, recall and the kernel
-    distance take, None without images.
+    distance take, None without images; shape (C, H, W) of these.
     """
 
     name: str
@@ -39,6 +40,18 @@ class Reference:
     pool: FrechetReference
     spatial: FrechetReference | None
     features: np.ndarray | None
+    shape: tuple[int, ...] | None = None
+
+    def check_size(self, stream: ImageStream) -> None:
+        """Warns where samples and reference differ in size: both are resized, and one of them blurs."""
+        if self.shape is not None and tuple(stream.shape[1:]) != tuple(self.shape[1:]):
+            own, theirs = (" x ".join(map(str, shape[1:])) for shape in (stream.shape, self.shape))
+            warnings.warn(
+                f"{stream.name}: images are {own}, those of the reference {self.name} {theirs}: their sharpness is "
+                "compared, too; name a reference of the samples' size",
+                QualityWarning,
+                stacklevel=2,
+            )
 
 
 def open_reference(
@@ -71,7 +84,8 @@ def open_reference(
 
 
 def of_images(dataset: ImageDataset, protocol: Protocol, extractor: Extractor, store: FeatureStore) -> Reference:
-    """`reference_count` images of a data set, classes in equal shares; all of them where the protocol says None."""
+    """`reference_count` images of a data set, all of them where the protocol says None; `manifold_count` of these are
+    kept for precision and recall. Both take classes in equal shares, whatever the order of the data set."""
     count = len(dataset) if protocol.reference_count is None else protocol.reference_count
     try:
         indices = balanced_indices(dataset.labels, len(dataset), count)
@@ -79,9 +93,10 @@ def of_images(dataset: ImageDataset, protocol: Protocol, extractor: Extractor, s
         raise DefarError(f"reference {dataset.name}: {error}") from None
     images = StoredImages(f"reference {dataset.name}", dataset.images, dataset.hash, indices)
     features = store.features(images, extractor)
+    kept = balanced_indices(images.labels, count, min(count, protocol.manifold_count or count))
     return Reference(
         dataset.name, dataset.hash, count, FrechetReference.of(features.pool),
-        FrechetReference.of(features.spatial), features.pool[: protocol.manifold_count],
+        FrechetReference.of(features.spatial), features.pool[kept], images.shape,
     )  # fmt: skip
 
 
@@ -119,11 +134,11 @@ def _from_statistics(
             gaussians.append(FrechetReference(found[mean], found[covariance]))
         except DefarError as error:
             raise DefarError(f"{file}: {mean}, {covariance}: {error}") from None
-    features, digest = None, file_sha256(file)
+    features, shape, digest = None, None, file_sha256(file)
     if images is not None:
         if images.dtype != np.uint8 or images.ndim != 4 or images.shape[3] != 3:
             raise DefarError(f"{file}: arr_0 is {images.dtype} {images.shape}; give uint8 (N, H, W, 3)")
         indices = np.arange(min(len(images), protocol.manifold_count or len(images)))
         stream = StoredImages(f"images of {file.name}", images.transpose(0, 3, 1, 2), digest, indices)
-        features = store.features(stream, extractor).pool
-    return Reference(file.name, digest, None, *gaussians, features)
+        features, shape = store.features(stream, extractor).pool, stream.shape
+    return Reference(file.name, digest, None, *gaussians, features, shape)
