@@ -17,6 +17,7 @@ def evaluate(
         arg(
             help="checkpoints' folders, folders of images or .npz files; the others are compared with the first",
             metavar="SOURCE [SOURCE ...]",
+            help_behavior_hint="",
         ),
     ],
     protocol: ProtocolName = "offline-effnet-lite0-128",
@@ -66,7 +67,11 @@ def evaluate(
 def robustness(
     checkpoints: Annotated[
         Positional[tuple[Path, ...]],
-        arg(help="checkpoints' folders; the others are compared with the first", metavar="CHECKPOINT [CHECKPOINT ...]"),
+        arg(
+            help="checkpoints' folders; the others are compared with the first",
+            metavar="CHECKPOINT [CHECKPOINT ...]",
+            help_behavior_hint="",
+        ),
     ],
     nfe: Annotated[tuple[int, ...], arg(help="numbers of velocity evaluations")] = (30, 50, 100, 250, 500),
     solver: Annotated[tuple[Literal["euler", "heun", "em"], ...], arg(help="solvers; em: the SDE")] = ("euler",),
