@@ -109,8 +109,9 @@ def lowest_everywhere(table: pd.DataFrame, model: str, metric: str) -> tuple[str
         for row in rows.itertuples()
     )
     baseline, n = rows["baseline"].iloc[0], rows["n"].iloc[0]
+    noise = "same noise" if rows["paired"].all() else "not the same noise"
     return verdict, (
-        f'"{model} is lowest at every NFE": {verdict} here. {metric} of {model} against {baseline}, same noise, '
+        f'"{model} is lowest at every NFE": {verdict} here. {metric} of {model} against {baseline}, {noise}, '
         f"n = {n}: {shown}. Brackets are 95 % bootstrap intervals over images; one training run of each, so they say "
         "nothing of other runs."
     )
