@@ -89,6 +89,8 @@ def open_images(
             )
         return GeneratedImages(source), {"seed": plan.seed, "labels": source.command["labels"]}
     dataset = open_dataset(path)
+    if len(dataset) < 2:
+        raise DefarError(f"{path}: 1 image; sample quality takes at least two, {protocol.name} n = {protocol.count}")
     if len(dataset) < protocol.count:
         raise DefarError(
             f"{path}: {len(dataset)} images, but {protocol.name} takes n = {protocol.count}; give more, or "
@@ -130,12 +132,14 @@ def evaluate_sources(
     extractor = extractor_for(protocol, where, inception_weights)
     with quality_warnings() as said:
         opened = [open_images(path, plan, protocol, where) for path in sources]
+        against = None
+        if not share.process:  # first, so that one that does not fit is refused before anything is sampled
+            against = open_reference(protocol, extractor, store, reference)
+            for stream, _ in opened:
+                against.check_size(stream)
         features = [store.features(stream, extractor, share) for stream, _ in opened]
-        if share.process:
+        if against is None:
             return None
-        against = open_reference(protocol, extractor, store, reference)
-        for stream, _ in opened:
-            against.check_size(stream)
         found = [
             evaluate(name, own, against, protocol, pairing, extrapolate)
             for name, own, (_, pairing) in zip(names, features, opened, strict=True)
@@ -150,7 +154,7 @@ def evaluate_sources(
         "environment": environment(),
     }
     if compared is not None:
-        report["differences"] = compared.to_dict("records")
+        report["differences"] = compared.replace({np.nan: None}).to_dict("records")  # NaN is no JSON
     return report
 
 

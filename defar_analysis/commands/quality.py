@@ -61,7 +61,7 @@ def evaluate(
     )  # fmt: skip
     if report is not None:
         _say(in_words(report))
-        print(json.dumps(report, indent=1, ensure_ascii=False))
+        print(json.dumps(report, indent=1, ensure_ascii=False, allow_nan=False))
 
 
 def robustness(
