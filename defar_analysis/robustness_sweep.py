@@ -8,7 +8,7 @@ results/robustness/            each cell's metrics with the influences behind it
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property, partial
 from itertools import product
@@ -155,6 +155,7 @@ class Sweep:
         left = [cell for cell in self.cells if not self._is_sampled(cell)]
         if left:
             self.say(f"{len(left)} of {len(self.cells)} cells to sample: about {self._estimate(left)}")
+        _ = self.reference  # one that does not fit is refused before anything is sampled
         return {cell: self._evaluated(cell) for cell in self.cells}
 
     def of_dataset(self, name: str, dataset: ImageDataset) -> Evaluation:
@@ -248,17 +249,23 @@ def in_words(found: Robustness, protocol: Protocol) -> str:
     metric = protocol.metric_names["frechet"]
     rows = found.table[found.table["metric"] == metric]
     shown = [f"{row.value:.4g} [{row.low:.4g}, {row.high:.4g}]" for row in rows.itertuples()]
-    settings = [name for name in ("solver", "guidance") if rows[name].nunique(dropna=False) > 1]
+    several = [name for name in ("solver", "interpolant", "guidance") if rows[name].nunique(dropna=False) > 1]
     rows = rows.assign(shown=shown).fillna({"guidance": 1.0})
-    wide = rows.pivot(index=["nfe", *settings], columns="model", values="shown")
+    wide = rows.pivot(index=["nfe", *several], columns="model", values="shown").fillna("")
     said = [f"{metric}, n = {protocol.count}, {protocol.name}; brackets: 95 % bootstrap over images", wide.to_string()]
-    for names, group in found.differences.groupby(["solver", "guidance"], dropna=False):
+    for settings, group in _by_settings(found.differences, several):
         for model in dict.fromkeys(group["model"]):
-            said.append(f"{names[0]}: {lowest_everywhere(group, model, metric)[1]}")
-    if len(found.steps):
-        for names, group in found.steps.groupby(["solver", "guidance"], dropna=False):
-            said.append(f"{names[0]}: {steps_sentence(group, metric)}")
+            said.append(f"{settings}: {lowest_everywhere(group, model, metric)[1]}")
+    for settings, group in _by_settings(found.steps, several):
+        said.append(f"{settings}: {steps_sentence(group, metric)}")
     return "\n\n".join(said)
+
+
+def _by_settings(table: pd.DataFrame, several: list[str]) -> Iterator[tuple[str, pd.DataFrame]]:
+    """Rows of one solver, path and guidance, and what to call them: the solver, and what else there are several of."""
+    for (solver, path, scale), group in table.groupby(["solver", "interpolant", "guidance"], dropna=False):
+        words = {"interpolant": f", {path}", "guidance": ", no guidance" if pd.isna(scale) else f", guidance {scale:g}"}
+        yield solver + "".join(said for name, said in words.items() if name in several), group
 
 
 def save(found: Robustness, stem: Path) -> list[Path]:
