@@ -5,7 +5,7 @@ Extraction takes half an hour on a CPU, so only the profile "full" does it; "qui
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from itertools import pairwise
@@ -194,33 +194,36 @@ def _trend(steps: pd.DataFrame) -> tuple[str, int]:
 
 
 def sentences(table: pd.DataFrame, verdicts: pd.DataFrame) -> str:
-    """What the tables say: which distances are monotone, what the floor is made of, what the shares do."""
+    """What the tables say of each evaluator: whether its distance rises with every step of damage, what its floor is,
+    and whether the two shares notice the damage."""
     said = []
     for name, rows in verdicts.groupby("protocol", sort=False):
-        fd = rows[rows["metric"].str.startswith("FD-")]
-        metric, n = fd["metric"].iloc[0], table["n"].iloc[0]
-        ups = {row.kind: row for row in fd.itertuples()}
-        grown = ", ".join(
-            f"{kind} {'rises' if row.trend == 'rises' else 'DOES NOT RISE'} to {row.strongest / row.floor:.1f} times "
-            f"({row.certain_steps} of {row.steps} steps beyond doubt)"
-            for kind, row in ups.items()
-        )
-        whole = (fd["trend"] == "rises").all()
+        distances = rows[rows["metric"].str.startswith("FD-")]
+        metric, floor, steps = distances["metric"].iloc[0], distances["floor"].iloc[0], distances["steps"].sum()
+        still = distances.loc[distances["trend"] != "rises", "kind"]
+        ends = ", ".join(f"{row.strongest / floor:.1f} times that by {row.kind}" for row in distances.itertuples())
         said.append(
-            f"{metric} {'is' if whole else 'is not'} monotone in every degradation. Against the floor of "
-            f"{fd['floor'].iloc[0]:.4g}: {grown}."
+            f"{metric} {'rises' if still.empty else 'does not rise'} with every step of "
+            f"{_listed(KINDS if still.empty else still)} ({distances['certain_steps'].sum()} of all {steps} steps are "
+            f"beyond doubt): from its floor of {floor:.1f} to {ends}."
         )
-        own = table[table["protocol"] == name]
-        values = own[own["metric"] == metric].set_index("set")["value"]
+        values = table[(table["protocol"] == name) & (table["metric"] == metric)].set_index("set")["value"]
         said.append(
-            f"The floor is the price of n = {n}, not of the test images: {CONTROL}, which differ from the reference by "
-            f"chance alone, read {values[CONTROL]:.4g}."
+            f"The floor is the price of n = {table['n'].iloc[0]:,} on both sides and no fault of the test images: "
+            f"{CONTROL}, which differ from the reference by chance alone, read {values[CONTROL]:.1f}."
         )
-        shares = rows[rows["metric"].isin(["precision", "recall"])]
-        trends = ", ".join(
-            f"{row.metric} {row.trend if row.trend != 'neither' else 'neither rises nor falls throughout'} with "
-            f"{row.kind} ({row.floor:.2f} to {row.strongest:.2f})"
-            for row in shares.itertuples()
-        )
-        said.append(f"Of the same features, {trends}.")
-    return "\n".join(said)
+        shares = {
+            share: ", ".join(f"{row.kind} {row.floor:.2f} to {row.strongest:.2f}" for row in own.itertuples())
+            for share, own in rows.groupby("metric", sort=False)
+            if share in ("precision", "recall")
+        }
+        blind = [f"{row.metric} RISES with {row.kind}" for row in rows.itertuples()
+                 if row.metric in shares and row.strongest > row.floor and row.trend == "rises"]  # fmt: skip
+        words = "; ".join(f"{share}: {moves}" for share, moves in shares.items())
+        said.append(f"Of the shares, {words}. " + (f"So {_listed(blind)}: it tells no quality alone." if blind else ""))
+    return "\n".join(line.strip() for line in said)
+
+
+def _listed(words: Iterable[str]) -> str:
+    *first, last = words
+    return f"{', '.join(first)} and {last}" if first else last
