@@ -117,16 +117,15 @@ def lowest_everywhere(table: pd.DataFrame, model: str, metric: str) -> tuple[str
     )
 
 
-def steps_sentence(table: pd.DataFrame, metric: str) -> str:
-    """What more steps do to each model, from :func:`over_steps`: one clause for each, the largest NFE against the
-    smallest."""
-    rows = table[table["metric"] == metric]
+def steps_sentence(table: pd.DataFrame, metric: str, model: str | None = None) -> str:
+    """What more steps do to each model, or to one, from :func:`over_steps`: the largest NFE against the smallest."""
+    rows = table[(table["metric"] == metric) & (True if model is None else table["model"] == model)]
     if rows.empty:
-        raise DefarError(f"no rows of {metric!r}: nothing to tell")
+        raise DefarError(f"no rows of {metric!r}{f' and {model!r}' if model else ''}: nothing to tell")
     clauses = []
-    for model, own in rows.groupby("model", sort=False):
+    for name, own in rows.groupby("model", sort=False):
         row = next(own[own["nfe"] == own["nfe"].max()].itertuples())
         moved = {BETTER: "improves", WORSE: "worsens"}.get(row.verdict, "does not move detectably")
-        clauses.append(f"{model} {moved} ({row.percent:+.1f} % [{row.percent_low:+.1f}, {row.percent_high:+.1f}])")
+        clauses.append(f"{name} {moved} ({row.percent:+.1f} % [{row.percent_low:+.1f}, {row.percent_high:+.1f}])")
     first, last = rows["first_nfe"].iloc[0], rows["nfe"].max()
     return f"From {first:g} to {last:g} evaluations, in {metric}: {'; '.join(clauses)}."
