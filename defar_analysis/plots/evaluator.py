@@ -95,7 +95,7 @@ def draw(ax: Axes, df: pd.DataFrame, metric: str, kind: str, style: Style = PAPE
         ax.axhspan(low[0], high[0], color=colour, alpha=0.6 * style.interval_opacity, linewidth=0, zorder=1)
         ax.axhline(value[0], color=colour, linestyle="--", linewidth=0.5 * style.line_width, zorder=1.5)
         ax.vlines(strength, low, high, color=colour, linewidth=0.6 * style.line_width, zorder=2.5)
-        ax.plot(strength, value, color=colour, marker=mark, markersize=4.0, linewidth=0.8 * style.line_width,
+        ax.plot(strength, value, color=colour, marker=mark, markersize=3.2, linewidth=0.8 * style.line_width,
                 zorder=3, label=f"{name} (floor {at_floor:.4g})")  # fmt: skip
     ax.xaxis.set_major_locator(FixedLocator(sorted(set(rows["strength"].astype(float)))))
     ax.xaxis.set_major_formatter(FuncFormatter(lambda at, _: f"{at:g}"))
