@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -26,7 +25,7 @@ from .measures.protocols import Protocol
 from .measures.quality import QualityWarning, is_class_sorted
 from .measures.references import open_reference
 from .provenance import environment
-from .sample_files import row_names
+from .sample_files import npz_record, row_names
 from .sampling import ImageSource, Plan
 
 
@@ -84,9 +83,8 @@ def open_images(
         plan = replace(plan, count=protocol.count)
         source = ImageSource(load_checkpoint(path, device=device), plan, device)
         if source.loaded.codec.rule != protocol.rounding:
-            raise DefarError(
-                f"{path}: rounds by {source.loaded.codec.rule!r}, {protocol.name} by {protocol.rounding!r}"
-            )
+            rule = source.loaded.codec.rule
+            raise DefarError(f"{path}: rounds by {rule!r}, {protocol.name} by {protocol.rounding!r}; take another")
         return GeneratedImages(source), {"seed": plan.seed, "labels": source.command["labels"]}
     dataset = open_dataset(path)
     if len(dataset) < 2:
@@ -103,7 +101,22 @@ def open_images(
             QualityWarning, stacklevel=2,
         )  # fmt: skip
     stream = StoredImages(path.name, dataset.images, dataset.hash, np.arange(protocol.count), dataset.labels)
-    return stream, None
+    return stream, _recorded_pairing(path, protocol)
+
+
+def _recorded_pairing(path: Path, protocol: Protocol) -> dict[str, Any] | None:
+    """Seed and label plan of an .npz that `defar sample` wrote, so that its images are paired with another's."""
+    try:
+        command = npz_record(path)["command"]
+    except (DefarError, OSError):  # a folder, or somebody else's file
+        return None
+    if command["labels"] not in (None, protocol.labels):
+        warnings.warn(
+            f"{path}: its labels are {command['labels']!r}, {protocol.name} takes {protocol.labels!r}; sample it again "
+            f"with --labels {protocol.labels}",
+            QualityWarning, stacklevel=3,
+        )  # fmt: skip
+    return {"seed": command["seed"], "labels": command["labels"]}
 
 
 def evaluate_sources(
@@ -128,17 +141,21 @@ def evaluate_sources(
     if not sources:
         raise DefarError("evaluate needs images: a checkpoint's folder, a folder of images or an .npz")
     names = row_names(sources)
-    store, share = FeatureStore(Path(results) / "features"), _share()
+    store, share = FeatureStore(Path(results) / "features"), this_share()
     extractor = extractor_for(protocol, where, inception_weights)
+    if extrapolate and protocol.count <= 2 * extractor.dimension:
+        least = 2 * extractor.dimension + 1
+        raise DefarError(
+            f"--extrapolate: n = {protocol.count} is too few for {extractor.dimension} features; --n {least}"
+        )
     with quality_warnings() as said:
         opened = [open_images(path, plan, protocol, where) for path in sources]
-        against = None
-        if not share.process:  # first, so that one that does not fit is refused before anything is sampled
-            against = open_reference(protocol, extractor, store, reference)
-            for stream, _ in opened:
-                against.check_size(stream)
+        # first, so that one that does not fit is refused before anything is sampled
+        against = open_reference(protocol, extractor, store, reference, share=share)
+        for stream, _ in opened if against is not None else ():
+            against.check_size(stream)
         features = [store.features(stream, extractor, share) for stream, _ in opened]
-        if against is None:
+        if share.process:
             return None
         found = [
             evaluate(name, own, against, protocol, pairing, extrapolate)
@@ -146,7 +163,7 @@ def evaluate_sources(
         ]
         compared = differences(found, names[0], protocol) if len(found) > 1 else None
     report = {
-        "protocol": protocol.__dict__ | {"extractor_identity": extractor.identity},
+        "protocol": protocol.__dict__ | {"dimension": extractor.dimension, "extractor_identity": extractor.identity},
         "reference": {"name": against.name, "sha256": against.sha256, "count": against.count},
         "n": protocol.count,
         "results": [_result(evaluation, stream) for evaluation, (stream, _) in zip(found, opened, strict=True)],
@@ -162,14 +179,17 @@ def evaluate_sources(
 def quality_warnings() -> Iterator[list[str]]:
     """What the metrics doubt, each doubt once, instead of Python's own lines; other warnings come through."""
     said: list[str] = []
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always", QualityWarning)
-        yield said
-    for warning in caught:
-        if issubclass(warning.category, QualityWarning):
-            said += [text] if (text := str(warning.message)) not in said else []
-        else:
-            warnings.warn_explicit(warning.message, warning.category, warning.filename, warning.lineno)
+    caught: list[warnings.WarningMessage] = []
+    try:
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always", QualityWarning)
+            yield said
+    finally:
+        for warning in caught:
+            if issubclass(warning.category, QualityWarning):
+                said += [text] if (text := str(warning.message)) not in said else []
+            else:
+                warnings.warn_explicit(warning.message, warning.category, warning.filename, warning.lineno)
 
 
 def in_words(report: dict[str, Any]) -> str:
@@ -189,6 +209,11 @@ def in_words(report: dict[str, Any]) -> str:
             f"[{row['low']:+.4g}, {row['high']:+.4g}], {row['verdict']} ({how})"
         )
     lines.append("  brackets: 95 % bootstrap over images; the reference is held fixed")
+    if report["n"] < 5 * report["protocol"]["dimension"]:
+        lines.append(
+            f"  n = {report['n']} is below 5 times the {report['protocol']['dimension']} features: much of every "
+            "Fréchet distance is its bias at this n, which real images have too; compare at equal n only"
+        )
     return "\n".join(lines)
 
 
@@ -198,11 +223,9 @@ def _result(evaluation: Evaluation, stream: ImageStream) -> dict[str, Any]:
     return {"model": evaluation.model, "images": stream.identity, "metrics": metrics}
 
 
-def _share() -> Share:
+def this_share() -> Share:
     """This process among those that torchrun started; one alone otherwise."""
-    share = Share(int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1")))
-    if share.process:
-        print(
-            f"defar evaluate: process {share.process} of {share.processes} takes its share of images", file=sys.stderr
-        )
-    return share
+    rank, size = os.environ.get("RANK", "0"), os.environ.get("WORLD_SIZE", "1")
+    if not rank.isdecimal() or not size.isdecimal():
+        raise DefarError(f"RANK={rank} WORLD_SIZE={size}: want whole numbers, as torchrun sets them")
+    return Share(int(rank), int(size))

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from .experiment import Experiment
 
 ID, BASELINE, METHOD, FLOOR = "robustness", "SiT", "DEFAR", "test images"
+MARGIN = 1.0  # percent of the distance that "stable" allows
 SECOND = "offline-effnet-lite2-224"  # another network, other pixels: does the verdict depend on the evaluator?
 TABLES = ("differences", "steps", "verdicts", "paper")
 TAKES = "about an hour and a half on 2 cores; it can be stopped and resumed"
@@ -90,19 +91,22 @@ def verdicts(found: Robustness, used: Protocol) -> pd.DataFrame:
     moved = {model: steps_sentence(steps, metric, model) for model in (METHOD, BASELINE)}
     said = {
         f"{METHOD} is lowest at every NFE": lowest_everywhere(found.differences, METHOD, metric),
-        f"{METHOD} stays stable as steps increase": (stable(steps, METHOD), steps_sentence(steps, metric, METHOD)),
-        f"more steps amplify the bias of {BASELINE}": (
-            worsens(steps, BASELINE),
-            steps_sentence(steps, metric, BASELINE),
-        ),
+        f"{METHOD} stays stable as steps increase": (stable(steps, METHOD), moved[METHOD]),
+        f"more steps amplify the bias of {BASELINE}": (worsens(steps, BASELINE), moved[BASELINE]),
     }
     rows = [(claim, metric, used.count, used.name, *judged) for claim, judged in said.items()]
     return pd.DataFrame(rows, columns=["claim", "metric", "n", "protocol", "verdict", "evidence"])
 
 
 def stable(steps: pd.DataFrame, model: str) -> str:
-    """Whether the model is nowhere worse, beyond doubt, than at its fewest steps; steps: rows of one metric."""
-    return FAILS if (steps.loc[steps["model"] == model, "verdict"] == WORSE).any() else HOLDS
+    """Whether the model is at no NFE worse than at its fewest steps by more than MARGIN; steps: rows of one metric.
+
+    "holds" where every interval ends below the margin, "does not hold" where the one at the most steps begins above.
+    """
+    own = steps[steps["model"] == model]
+    if (own["percent_high"] < MARGIN).all():
+        return HOLDS
+    return FAILS if own.loc[own["nfe"].idxmax(), "percent_low"] > MARGIN else UNDECIDED
 
 
 def worsens(steps: pd.DataFrame, model: str) -> str:

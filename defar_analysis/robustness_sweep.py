@@ -24,7 +24,7 @@ from .core.checkpoints import Checkpoint, load_checkpoint
 from .core.datasets import ImageDataset, npz_dataset
 from .core.devices import keep_heap, resolve_device
 from .errors import DefarError
-from .evaluating import extractor_for, quality_warnings
+from .evaluating import extractor_for, quality_warnings, this_share
 from .files import replaced
 from .measures.base import Arrays
 from .measures.evaluation import VERSION, Evaluation, evaluate
@@ -98,6 +98,8 @@ class Sweep:
         inception_weights: Path | None = None,
         say: Callable[[str], None] = lambda line: None,
     ) -> None:
+        if (processes := this_share().processes) > 1:
+            raise DefarError(f"WORLD_SIZE={processes}: a sweep runs in one process; start it without torchrun")
         self.grid, self.protocol, self.results, self.say = grid, protocol, Path(results), say
         self.device = resolve_device(device)
         if self.device.type == "cpu":
@@ -152,10 +154,8 @@ class Sweep:
 
     def evaluations(self) -> dict[Cell, Evaluation]:
         """Every cell, sampling and extracting what is not there yet. Raises Interrupted with all finished work kept."""
-        left = [cell for cell in self.cells if not self._is_sampled(cell)]
-        if left:
-            self.say(f"{len(left)} of {len(self.cells)} cells to sample: about {self._estimate(left)}")
         _ = self.reference  # one that does not fit is refused before anything is sampled
+        self._say_what_is_left()
         return {cell: self._evaluated(cell) for cell in self.cells}
 
     def of_dataset(self, name: str, dataset: ImageDataset) -> Evaluation:
@@ -178,10 +178,13 @@ class Sweep:
         counted = npz_record(file)["nfe"]
         if counted != cell.nfe:
             raise DefarError(f"{file}: sampled with {counted} evaluations an image, its cell has {cell.nfe}; remove it")
-        dataset = npz_dataset(file)
-        stream = StoredImages(str(cell), dataset.images, dataset.hash, np.arange(len(dataset)))
+        stream = self._sampled(cell)
         self.reference.check_size(stream)
-        return self._stored(cell.model, stream, {"seed": self.grid.seed, "labels": self.protocol.labels})
+        return self._stored(cell.model, stream, {"seed": self.grid.seed, "labels": self.source(cell).command["labels"]})
+
+    def _sampled(self, cell: Cell) -> StoredImages:
+        dataset = npz_dataset(self.samples(cell))
+        return StoredImages(str(cell), dataset.images, dataset.hash, np.arange(len(dataset)))
 
     def _stored(self, model: str, stream: StoredImages, pairing: dict[str, Any] | None) -> Evaluation:
         key = {
@@ -200,19 +203,25 @@ class Sweep:
         found.table.attrs["arrays"] = Arrays(found.influences)
         return found.table
 
-    def _estimate(self, left: Sequence[Cell]) -> str:
-        """Measured on the spot: one evaluation of a chunk by each model, one extraction."""
-        first = {cell.checkpoint: cell for cell in reversed(left)}
-        each = {name: self._seconds_an_evaluation(cell) for name, cell in first.items()}
-        blank = np.zeros((64, *self.network(left[0]).shape), np.uint8)
-        extraction = _seconds(lambda: extracted(self.extractor, blank)) / 64
-        guided = {cell: 1 if cell.guidance is None else 2 for cell in left}
-        total = sum(
-            self.protocol.count * (cell.nfe * guided[cell] * each[cell.checkpoint] + extraction) for cell in left
-        )
-        return (
-            f"{total / 60:.0f} minutes on {self.device.type}" if total > 90 else f"{total:.0f} s on {self.device.type}"
-        )
+    def _say_what_is_left(self) -> None:
+        """How much is missing and about how long it takes, measured on the spot: one evaluation of a chunk by each
+        network, one extraction. Nothing, where nothing is missing."""
+        cells = [cell for cell in self.cells if not self._is_sampled(cell)]
+        done = [self._sampled(cell) for cell in self.cells if cell not in cells]
+        chunks = sum(len(self.features.missing(stream, self.extractor)) for stream in done)
+        extractions = len(cells) * self.protocol.count + 64 * chunks
+        if not extractions:
+            return
+        first = {(cell.model, cell.interpolant): cell for cell in reversed(cells)}
+        each = {network: self._seconds_an_evaluation(cell) for network, cell in first.items()}
+        blank = np.zeros((64, *self.network(self.cells[0]).shape), np.uint8)
+        total = extractions / 64 * _seconds(lambda: extracted(self.extractor, blank))
+        for cell in cells:
+            passes = cell.nfe if cell.guidance is None else 2 * cell.nfe
+            total += self.protocol.count * passes * each[cell.model, cell.interpolant]
+        amount = f"{total / 60:.0f} minutes" if total > 90 else f"{total:.0f} s"
+        what = f"{len(cells)} of {len(self.cells)} cells to sample, features of {extractions} images to extract"
+        self.say(f"{what}: about {amount} on {self.device.type}")
 
     def _seconds_an_evaluation(self, cell: Cell) -> float:
         checkpoint, chunk = self.network(cell), 64

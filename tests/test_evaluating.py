@@ -133,7 +133,7 @@ def test_a_checkpoint_an_npz_and_a_folder_of_the_same_images_give_the_same_numbe
             for name in ("pool", "spatial", "logits"):
                 np.testing.assert_array_equal(part[name], theirs[name])
     paired = {row["model"]: row["paired"] for row in report["differences"]}
-    assert paired == {"npz.npz": False, "png": False}  # a file does not say that it had the same noise
+    assert paired == {"npz.npz": True, "png": False}  # our .npz says what noise it had, a folder of pictures does not
 
 
 def test_nothing_is_sampled_or_extracted_twice(evaluated, extractor, sampled):
@@ -193,7 +193,7 @@ def test_two_processes_share_the_images_and_give_the_numbers_of_one(evaluated, e
     ]  # fmt: skip
     (silent, said), (printed, words) = (process.communicate(timeout=300) for process in processes)
     assert [process.returncode for process in processes] == [0, 0], said + words
-    assert silent == "" and "process 1 of 2 takes its share" in said and "process" not in words
+    assert silent == "" and said == "" and "process" not in words
     assert json.loads(printed)["results"] == expected["results"]
     assert json.loads(printed)["differences"] == expected["differences"]
 
@@ -225,9 +225,9 @@ def test_the_same_source_twice_differs_by_nothing(evaluated, extractor, sampled)
         assert row["difference"] == row["low"] == row["high"] == 0 and row["verdict"] == "undecided"
 
 
-def test_label_plan_seed_and_guidance_reach_the_samples(evaluated, extractor):
+def test_seed_guidance_and_solver_reach_the_samples(evaluated, extractor):
     plain = metrics(evaluated("one")[0])
-    for more in (["--labels", "random"], ["--seed", "3"], ["--guidance", "3"], ["--solver", "heun"]):
+    for more in (["--seed", "3"], ["--guidance", "3"], ["--solver", "heun"]):
         report, _ = evaluated("one", options=[*OPTIONS, *more])
         assert metrics(report)[FD] != plain[FD], more
 

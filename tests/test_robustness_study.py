@@ -79,12 +79,17 @@ def test_other_tables_give_other_verdicts(committed):
 
 
 def test_stability_and_amplification_are_judged_beyond_doubt():
-    rows = [("A", 50, "worse"), ("A", 500, "undecided"), ("B", 50, "better"), ("B", 500, "worse")]
-    steps = pd.DataFrame(rows, columns=["model", "nfe", "verdict"])
-    assert (stable(steps, "A"), worsens(steps, "A")) == ("does not hold", "undecided")
-    assert (stable(steps, "B"), worsens(steps, "B")) == ("does not hold", "holds")
-    steps["verdict"] = "better"
-    assert (stable(steps, "A"), worsens(steps, "A")) == ("holds", "does not hold")
+    def steps(*rows):
+        columns = ["model", "nfe", "verdict", "percent_low", "percent_high"]
+        return pd.DataFrame([("A", *row) for row in rows], columns=columns)
+
+    better, slightly, vague = (50, "better", -3, -2), (50, "worse", 0.1, 0.9), (500, "undecided", -4, 3)
+    worse = (500, "worse", 1.1, 2)
+    assert stable(steps(better, slightly), "A") == "holds"  # by less than the margin of one percent
+    assert stable(steps(better, vague), "A") == "undecided"
+    assert stable(steps(better, worse), "A") == "does not hold"
+    judged = [worsens(steps(better, last), "A") for last in (worse, vague, (500, "better", -3, -1))]
+    assert judged == ["holds", "undecided", "does not hold"]
 
 
 def test_the_quick_profile_reads_what_is_committed_and_says_so_where_there_is_nothing(tmp_path, refuses):

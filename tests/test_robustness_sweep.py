@@ -19,7 +19,8 @@ from defar_analysis.core.networks import SiT
 from defar_analysis.core.samplers import Euler
 from defar_analysis.errors import Interrupted
 from defar_analysis.evaluating import evaluate_sources
-from defar_analysis.measures.protocols import Protocol
+from defar_analysis.measures.protocols import DEFAULT, Protocol
+from defar_analysis.measures.protocols import protocol as named_protocol
 from defar_analysis.robustness_sweep import Grid, Sweep, in_words, run, save
 from defar_analysis.sample_files import npz_record
 from defar_analysis.sampling import Plan
@@ -31,6 +32,7 @@ N = 40
 ONE = Protocol("one", "real.npz", N, "effnet-lite0-128", reference_count=N, labels="balanced")
 TWO = replace(ONE, name="two", extractor="effnet-lite0-224")
 FD = "FD-EffNet-128"
+LEFT = "4 of 4 cells to sample, features of 160 images to extract: about "
 
 
 @dataclass
@@ -182,7 +184,11 @@ def test_the_first_run_says_how_long_it_takes_before_it_samples(folder, steps):
     said = []
     run(a_sweep(say=lambda line: said.append((len(taken), line))), "sit")
     at, line = said[0]
-    assert at == 0 and line.startswith("4 of 4 cells to sample: about ") and line.endswith(" on cpu")
+    assert (
+        at == 0
+        and line.startswith("4 of 4 cells to sample, features of 160 images to extract: about ")
+        and line.endswith(" on cpu")
+    )
     assert sum("cells to sample" in line for _, line in said) == 1
     said.clear()
     run(a_sweep((2, 4, 6), say=lambda line: said.append((len(taken), line))), "sit")
@@ -304,7 +310,7 @@ def test_the_command_line_prints_the_table_and_writes_it(folder, capsys, steps):
     arguments = ["robustness", "sit", "defar", "--nfe", "2", "4", *OPTIONS, "--out", "tables/mine"]
     assert main(arguments) == 0
     said = capsys.readouterr()
-    assert "4 of 4 cells to sample: about" in said.err and "to sample" not in said.out
+    assert LEFT in said.err and "to sample" not in said.out
     paths = [folder / "tables" / f"mine{suffix}.csv" for suffix in ("", "_differences", "_steps")]
     for path in paths:
         assert f"tables/{path.name}" in said.err
@@ -376,3 +382,24 @@ def test_features_are_shared_with_defar_evaluate(folder, extractors):
     file = sweep.samples(sweep.cells[0])
     evaluate_sources([file], ONE, Plan(Euler(2), N), reference="real.npz", device="cpu")
     assert len(extractors[ONE.extractor].calls) == calls
+
+
+def test_named_models_may_have_several_folders():
+    from defar_analysis.commands.quality import _models
+
+    assert _models(("SiT=a/sit", "SiT=a/sit-gvp", "b/defar")) == {
+        "SiT": [Path("a/sit"), Path("a/sit-gvp")],
+        "defar": [Path("b/defar")],
+    }
+    assert list(_models(("x", "x"))) == ["1 x", "2 x"]
+
+
+def test_a_sweep_refuses_to_be_several_processes(folder, refuses, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    refuses(
+        lambda: Sweep(Grid({"sit": folder / "sit"}), named_protocol(DEFAULT, 8), folder / "results"), "WORLD_SIZE=2"
+    )
+    monkeypatch.setenv("WORLD_SIZE", "two")
+    refuses(
+        lambda: Sweep(Grid({"sit": folder / "sit"}), named_protocol(DEFAULT, 8), folder / "results"), "two", "torchrun"
+    )

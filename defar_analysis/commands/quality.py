@@ -36,10 +36,6 @@ def evaluate(
             help_behavior_hint="(default: none)",
         ),
     ] = None,
-    labels: Annotated[
-        Literal["balanced", "random"] | None,
-        arg(help="for checkpoints: the label plan", help_behavior_hint="(default: the protocol's)"),
-    ] = None,
     seed: Annotated[int, arg(help="for checkpoints: image i depends on this and i alone")] = 0,
     extrapolate: Annotated[bool, arg(help="also the Fréchet distance at infinite n of samples")] = False,
     results: Annotated[Path, arg(help="where features are kept; none is extracted twice")] = Path("results"),
@@ -54,7 +50,7 @@ def evaluate(
     from ..measures.protocols import protocol as named
 
     chosen = named(protocol, n)
-    plan = sampling.Plan(sampling.solver_named(solver, steps), chosen.count, seed, labels or chosen.labels, guidance)
+    plan = sampling.Plan(sampling.solver_named(solver, steps), chosen.count, seed, chosen.labels, guidance)
     report = evaluate_sources(
         sources, chosen, plan, results=results, reference=reference, inception_weights=inception,
         extrapolate=extrapolate, device=device,
@@ -66,9 +62,10 @@ def evaluate(
 
 def robustness(
     checkpoints: Annotated[
-        Positional[tuple[Path, ...]],
+        Positional[tuple[str, ...]],
         arg(
-            help="checkpoints' folders; the others are compared with the first",
+            help="checkpoints' folders; the others are compared with the first. As NAME=FOLDER a model has a name, and "
+            "may have several folders, one for each interpolant",
             metavar="CHECKPOINT [CHECKPOINT ...]",
             help_behavior_hint="",
         ),
@@ -105,9 +102,8 @@ def robustness(
     long it takes; stopped or killed, the same command goes on cell by cell."""
     from ..measures.protocols import protocol as named
     from ..robustness_sweep import Grid, Sweep, in_words, run, save
-    from ..sample_files import row_names
 
-    models = dict(zip(row_names(checkpoints), checkpoints, strict=True))
+    models = _models(checkpoints)
     # scale 1 is no guidance, and costs half as much so
     scales = tuple(None if scale == 1 else scale for scale in guidance) or (None,)
     sweep = Sweep(
@@ -118,6 +114,19 @@ def robustness(
     print(in_words(found, sweep.protocol))
     for path in save(found, out) if out is not None else ():
         _say(str(path))
+
+
+def _models(given: tuple[str, ...]) -> dict[str, list[Path]]:
+    """Folders by model: those named NAME=FOLDER together, the others each by its own name."""
+    from ..sample_files import row_names
+
+    named = {text: text.partition("=")[::2] for text in given if "=" in text and not Path(text).exists()}
+    plain = iter(row_names([Path(text) for text in given if text not in named]))
+    models: dict[str, list[Path]] = {}
+    for text in given:
+        name, folder = named[text] if text in named else (next(plain), text)
+        models.setdefault(name, []).append(Path(folder))
+    return models
 
 
 def _say(line: str) -> None:

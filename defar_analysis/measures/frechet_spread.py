@@ -67,22 +67,6 @@ def _lost_root(turned: np.ndarray, values: np.ndarray, share: float) -> np.ndarr
     return -STEP / (2 * np.pi) * (np.log1p(-taken.clip(max=1 - 1e-15)) @ np.sqrt(nodes))
 
 
-def recentred_interval(value: float, replicates, level: float = 0.95) -> tuple[float, float]:
-    """(low, high): percentiles of the replicates (R,), shifted so that their mean is the value.
-
-    For statistics whose bootstrap is biased, as the Fréchet distance is: keeps its spread, drops its offset.
-    Raises for NaN, fewer than two replicates, or a level outside (0, 1).
-    """
-    replicates = np.asarray(replicates, dtype=np.float64)
-    if replicates.ndim != 1 or len(replicates) < 2 or not np.isfinite([value, *replicates]).all():
-        raise DefarError(f"an interval needs a finite value and two or more finite replicates; got {replicates.shape}")
-    if not 0 < level < 1:
-        raise DefarError(f"level must be between 0 and 1, such as 0.95; got {level}")
-    tail = 50 * (1 - level)
-    low, high = np.percentile(replicates, [tail, 100 - tail]) + (value - replicates.mean())
-    return float(low), float(high)
-
-
 @dataclass(frozen=True, eq=False)
 class Extrapolation:
     """Line through distances at subset sizes n: distance = intercept + slope / n. residual: its rms misfit."""

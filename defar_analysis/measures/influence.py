@@ -41,29 +41,35 @@ def inception_score_influence(logits: np.ndarray, split_size: int = 5000) -> np.
     return np.concatenate(parts)
 
 
-def kernel_influence(real: np.ndarray, generated: np.ndarray) -> np.ndarray:
-    """(N,) influences on the kernel distance: twice the witness function at each generated image.
+def kernel_distance_influence(real: np.ndarray, generated: np.ndarray) -> tuple[float, np.ndarray]:
+    """The kernel distance of all images and the (N,) influences on it: twice the witness function at each image.
 
-    h_i = 2 (mean_j k(x_i, x_j) - mean_m k(x_i, y_m)), j != i, with k(x, y) = (x.y/D + 1)^3.
+    Unbiased MMD^2 with k(x, y) = (x.y/D + 1)^3, of which KID's mean over random subsets is an estimate with their
+    noise; h_i = 2 (mean_j k(x_i, x_j) - mean_m k(x_i, y_m)), j != i, centred. Memory grows with N, not N^2.
     """
-    sides = (np.asarray(side, dtype=np.float64) for side in (real, generated))
-    y, x = map(torch.from_numpy, sides)
-    witness = torch.empty(len(x), dtype=torch.float64)
-    for start in range(0, len(x), BLOCK):
-        own = x[start : start + BLOCK]
-        itself = (own.square().sum(dim=1) / x.shape[1] + 1) ** 3
-        among, across = ((own @ side.T / x.shape[1] + 1) ** 3 for side in (x, y))
-        witness[start : start + BLOCK] = (among.sum(dim=1) - itself) / (len(x) - 1) - across.mean(dim=1)
-    return _centred(2 * witness.numpy())
+    y, x = (torch.from_numpy(np.asarray(side, dtype=np.float64)) for side in (real, generated))
+    among, across = _mean_kernels(x, x, True), _mean_kernels(x, y, False)
+    value = float(among.mean() + _mean_kernels(y, y, True).mean() - 2 * across.mean())
+    return value, _centred(2 * (among - across).numpy())
 
 
-def recall_influence(covered_once: np.ndarray, real_count: int) -> np.ndarray:
-    """(N,) influences on recall: of the real images, how many only this generated image covers, as a jackknife sees it.
+def _mean_kernels(own: torch.Tensor, others: torch.Tensor, same: bool) -> torch.Tensor:
+    """Mean of k(x, .) over the others for each row x; over the others but itself where they are the same."""
+    sums = torch.empty(len(own), dtype=torch.float64)
+    for start in range(0, len(own), BLOCK):
+        rows = own[start : start + BLOCK]
+        sums[start : start + BLOCK] = ((rows @ others.T / own.shape[1] + 1) ** 3).sum(dim=1)
+    if not same:
+        return sums / len(others)
+    return (sums - (own.square().sum(dim=1) / own.shape[1] + 1) ** 3) / (len(others) - 1)
 
-    covered_once (N,): that number for each generated image. Recall is no smooth function of weights, so h_i is n times
-    the loss by leaving the image out, radii fixed.
+
+def recall_influence(lost: np.ndarray, real_count: int) -> np.ndarray:
+    """(N,) influences on recall, no smooth function of weights, by the jackknife: n times the loss without each image.
+
+    lost (N,): how many fewer of the real images are covered then (`neighbours.coverage`).
     """
-    return _centred(len(covered_once) * np.asarray(covered_once, float) / real_count)
+    return _centred((len(lost) - 1) * np.asarray(lost, float) / real_count)
 
 
 def bootstrap_interval(value: float, influences: np.ndarray, weights: np.ndarray) -> tuple[float, float]:

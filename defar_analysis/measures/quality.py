@@ -16,14 +16,14 @@ from torch import Tensor
 
 from ..errors import DefarError
 from .frechet import FrechetReference, frechet_distance
-from .frechet_spread import Extrapolation, frechet_at_infinity, frechet_jackknife, recentred_interval
+from .frechet_spread import Extrapolation, frechet_at_infinity, frechet_jackknife
 from .moments import Moments, QualityWarning, matrix, same_width, to_numpy
-from .neighbours import inside_manifolds, neighbour_radii, precision_recall
+from .neighbours import neighbour_radii, precision_recall
 
 __all__ = [
     "Extrapolation", "FrechetReference", "Moments", "QualityWarning", "frechet_at_infinity", "frechet_distance",
-    "frechet_jackknife", "inception_score", "inception_score_parts", "inside_manifolds", "is_class_sorted",
-    "kernel_distance", "kernel_distance_parts", "neighbour_radii", "precision_recall", "recentred_interval",
+    "frechet_jackknife", "inception_score", "inception_score_parts", "is_class_sorted",
+    "kernel_distance", "kernel_distance_parts", "neighbour_radii", "precision_recall",
     "spatial_features",
 ]  # fmt: skip
 

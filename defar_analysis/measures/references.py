@@ -12,7 +12,7 @@ from ..core.datasets import ImageDataset, data_root, open_dataset
 from ..errors import DefarError
 from ..files import file_sha256
 from .extractors import Extractor
-from .features import FeatureStore, ImageStream, StoredImages
+from .features import FeatureStore, ImageStream, Share, StoredImages
 from .protocols import ADM_REFERENCES, Protocol, balanced_indices
 from .quality import FrechetReference, QualityWarning
 
@@ -60,12 +60,13 @@ def open_reference(
     store: FeatureStore,
     source: str | Path | None = None,
     root: Path | None = None,
-) -> Reference:
+    share: Share | None = None,
+) -> Reference | None:
     """The protocol's reference, or `source` in its place: a data set's name, a folder of images, an .npz of images, or
     an .npz of statistics (mu, sigma; perhaps mu_s, sigma_s; perhaps arr_0).
 
-    Features are extracted once and kept in `store`. Raises DefarError where it is absent, with where people get it,
-    and where statistics have another size than the extractor's features.
+    Features are extracted once and kept in `store`; None for a process that has only done its share. Raises DefarError
+    where it is absent, with where people get it, and where statistics have another size than the extractor's features.
     """
     named = str(source or protocol.reference)
     file = Path(named).expanduser()
@@ -78,12 +79,14 @@ def open_reference(
                 f"{ADM_REFERENCES}/{folder}/{named}, or name your own with --reference"
             )
     if file.suffix == ".npz" and (found := _statistics(file)) is not None:
-        return _from_statistics(file, found, protocol, extractor, store)
+        return _from_statistics(file, found, protocol, extractor, store, share)
     name, split = SPLITS.get(named, (named, "train"))
-    return of_images(open_dataset(name, split, root), protocol, extractor, store)
+    return of_images(open_dataset(name, split, root), protocol, extractor, store, share)
 
 
-def of_images(dataset: ImageDataset, protocol: Protocol, extractor: Extractor, store: FeatureStore) -> Reference:
+def of_images(
+    dataset: ImageDataset, protocol: Protocol, extractor: Extractor, store: FeatureStore, share: Share | None = None
+) -> Reference | None:
     """`reference_count` images of a data set, all of them where the protocol says None; `manifold_count` of these are
     kept for precision and recall. Both take classes in equal shares, whatever the order of the data set."""
     count = len(dataset) if protocol.reference_count is None else protocol.reference_count
@@ -91,8 +94,10 @@ def of_images(dataset: ImageDataset, protocol: Protocol, extractor: Extractor, s
         indices = balanced_indices(dataset.labels, len(dataset), count)
     except DefarError as error:
         raise DefarError(f"reference {dataset.name}: {error}") from None
-    images = StoredImages(f"reference {dataset.name}", dataset.images, dataset.hash, indices)
-    features = store.features(images, extractor)
+    images = StoredImages(f"reference {dataset.name}", dataset.images, dataset.hash, indices, dataset.labels)
+    features = store.features(images, extractor, share)
+    if features is None:
+        return None
     kept = balanced_indices(images.labels, count, min(count, protocol.manifold_count or count))
     return Reference(
         dataset.name, dataset.hash, count, FrechetReference.of(features.pool),
@@ -114,8 +119,9 @@ def _statistics(file: Path) -> dict[str, np.ndarray] | None:
 
 
 def _from_statistics(
-    file: Path, found: dict[str, np.ndarray], protocol: Protocol, extractor: Extractor, store: FeatureStore
-) -> Reference:
+    file: Path, found: dict[str, np.ndarray], protocol: Protocol, extractor: Extractor, store: FeatureStore,
+    share: Share | None,
+) -> Reference | None:  # fmt: skip
     images, gaussians = found.get("arr_0"), []
     for (mean, covariance), size in zip(STATISTICS, (extractor.dimension, None), strict=True):
         if mean not in found or covariance not in found:
@@ -127,9 +133,8 @@ def _from_statistics(
                 "made with that network"
             )
         if found[covariance].shape != (found[mean].size, found[mean].size):
-            raise DefarError(
-                f"{file}: {covariance} has shape {found[covariance].shape} beside {mean} {found[mean].shape}"
-            )
+            shapes = f"{covariance} has shape {found[covariance].shape} beside {mean} {found[mean].shape}"
+            raise DefarError(f"{file}: {shapes}; get or write it again")
         try:
             gaussians.append(FrechetReference(found[mean], found[covariance]))
         except DefarError as error:
@@ -140,5 +145,8 @@ def _from_statistics(
             raise DefarError(f"{file}: arr_0 is {images.dtype} {images.shape}; give uint8 (N, H, W, 3)")
         indices = np.arange(min(len(images), protocol.manifold_count or len(images)))
         stream = StoredImages(f"images of {file.name}", images.transpose(0, 3, 1, 2), digest, indices)
-        features, shape = store.features(stream, extractor).pool, stream.shape
+        extracted = store.features(stream, extractor, share)
+        if extracted is None:
+            return None
+        features, shape = extracted.pool, stream.shape
     return Reference(file.name, digest, None, *gaussians, features, shape)

@@ -10,6 +10,7 @@ import pytest
 from defar_analysis.measures import quality
 from defar_analysis.measures.evaluation import BETTER, COLUMNS, DIFFERENCES, UNDECIDED, WORSE, differences, evaluate
 from defar_analysis.measures.extractors import Features
+from defar_analysis.measures.influence import kernel_distance_influence
 from defar_analysis.measures.moments import Moments, QualityWarning
 from defar_analysis.measures.protocols import Protocol
 from defar_analysis.measures.quality import FrechetReference
@@ -61,7 +62,7 @@ def test_every_metric_is_the_pure_function_of_the_features():
     expected = {
         "frechet": FrechetReference.of(REAL.pool).distance_to(Moments.of(own.pool)),
         "spatial_frechet": FrechetReference.of(REAL.spatial).distance_to(Moments.of(own.spatial)),
-        "kernel": quality.kernel_distance(REAL.pool, own.pool, subset_size=N),
+        "kernel": kernel_distance_influence(REAL.pool, own.pool)[0],
         "inception_score": quality.inception_score(own.logits, split_size=40),
         "precision": precision,
         "recall": recall,
@@ -115,6 +116,22 @@ def test_more_images_give_narrower_intervals():
     assert 1.5 < width(100) / width(400) < 3  # a root of 4
 
 
+def test_images_of_the_reference_are_named():
+    copied = features(shift=0.3)
+    copied.pool[:5] = REAL.pool[10:15]
+    with pytest.warns(QualityWarning, match=f"5 of {N} images are images of the reference itself"):
+        evaluate("m", copied, reference(), PROTOCOL)
+
+
+def test_shares_of_0_and_1_keep_wilsons_doubt():
+    table = evaluate("m", features(shift=50), reference(), PROTOCOL).table.set_index("metric")
+    far = 1.96**2
+    assert tuple(table.loc["precision", ["value", "low", "high"]]) == (0, 0, pytest.approx(far / (N + far)))
+    real = len(REAL.pool)
+    assert tuple(table.loc["recall", ["value", "low", "high"]]) == (0, 0, pytest.approx(far / (real + far)))
+
+
+@pytest.mark.filterwarnings("ignore:.*images of the reference itself")
 def test_shares_stay_between_0_and_1():
     inside = evaluate("m", Features(REAL.pool[:N], REAL.spatial[:N], REAL.logits[:N]), reference(), PROTOCOL).table
     far = evaluate("m", features(shift=50), reference(), PROTOCOL).table

@@ -109,3 +109,27 @@ def test_stored_images_are_known_by_their_content_and_choice(images):
     assert stream.count == 3 and stream.labels.tolist() == [2, 1, 1]
     assert np.array_equal(stream.images(0), images[[5, 1]]) and np.array_equal(stream.images(2), images[[7]])
     assert stream.identity != stored([5, 1, 8]).identity and stream.identity == stored([5, 1, 7]).identity
+
+
+@pytest.mark.parametrize("damage", ["empty", "of other chunks"])
+def test_an_empty_chunk_or_one_of_another_size_does_not_count(tmp_path, images, damage, capsys):
+    store, stream = FeatureStore(tmp_path), Counted(images)
+    first = store.features(stream, MeanColours())
+    if damage == "empty":
+        (store.place(stream, MeanColours()) / "000004.npz").write_bytes(b"")
+    else:
+        stream = Counted(images, chunk=6)
+    assert same(store.features(stream, MeanColours()), first)
+    assert "extracting again" in capsys.readouterr().err
+
+
+def test_features_of_another_version_are_dropped(tmp_path, images, monkeypatch):
+    store, stream = FeatureStore(tmp_path), Counted(images)
+    store.features(stream, MeanColours())
+    store.features(stream, MeanColours())
+    assert stream.asked == STARTS
+    monkeypatch.setattr("defar_analysis.measures.features.VERSION", 2)
+    store.features(stream, MeanColours())
+    assert stream.asked == STARTS * 2
+    store.features(stream, MeanColours())
+    assert stream.asked == STARTS * 2

@@ -6,11 +6,11 @@ import pytest
 from defar_analysis.measures.influence import (
     bootstrap_interval,
     inception_score_influence,
-    kernel_influence,
+    kernel_distance_influence,
     recall_influence,
 )
 from defar_analysis.measures.neighbours import coverage
-from defar_analysis.measures.quality import inception_score, precision_recall
+from defar_analysis.measures.quality import inception_score, kernel_distance, precision_recall
 from defar_analysis.measures.statistics import resampling_weights
 
 RNG = np.random.default_rng(0)
@@ -52,20 +52,19 @@ def test_kernel_influence_is_the_derivative_of_the_unbiased_distance():
         pairs = 1 - np.square(weights).sum()
         return weights @ off @ weights / pairs - 2 * weights @ across.mean(axis=1)
 
-    assert kernel_influence(real, own) == pytest.approx(derivatives(metric, 6), rel=1e-5, abs=1e-7)
+    value, found = kernel_distance_influence(real, own)
+    assert found == pytest.approx(derivatives(metric, 6), rel=1e-5, abs=1e-7)
+    again = (real @ real.T / 3 + 1) ** 3
+    assert value == pytest.approx(metric(np.full(6, 1 / 6)) + (again.sum() - np.trace(again)) / 42, rel=1e-12)
+    assert kernel_distance_influence(real[:6], own)[0] == pytest.approx(kernel_distance(real[:6], own, 6, 1), rel=1e-12)
 
 
-def test_recall_influence_is_the_loss_by_leaving_an_image_out_with_fixed_radii():
+def test_recall_influence_is_the_jackknife():
     real, own = RNG.normal(size=(40, 2)), RNG.normal(size=(15, 2))
-    covered = coverage(real, own, 3)
-    radii = np.sort(((own[:, None] - own[None]) ** 2).sum(-1), axis=1)[:, 3]
-    inside = ((real[:, None] - own[None]) ** 2).sum(-1) <= radii
-    recall = inside.any(axis=1).mean()
-    assert recall == precision_recall(real, own)[1]
-    without = np.array([np.delete(inside, j, axis=1).any(axis=1).mean() for j in range(15)])
-    loss = 15 * (recall - without)
-    assert loss.any()
-    assert recall_influence(covered.covered_once, 40) == pytest.approx(loss - loss.mean(), abs=1e-12)
+    without = np.array([precision_recall(real, np.delete(own, i, axis=0))[1] for i in range(15)])
+    expected = 14 * (without.mean() - without)
+    assert expected.any()
+    assert recall_influence(coverage(real, own, 3).lost, 40) == pytest.approx(expected, abs=1e-12)
 
 
 def test_the_interval_is_the_bootstrap_of_the_mean_where_the_metric_is_one():

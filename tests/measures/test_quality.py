@@ -15,13 +15,11 @@ from defar_analysis.measures.quality import (
     frechet_jackknife,
     inception_score,
     inception_score_parts,
-    inside_manifolds,
     is_class_sorted,
     kernel_distance,
     kernel_distance_parts,
     neighbour_radii,
     precision_recall,
-    recentred_interval,
     spatial_features,
 )
 from defar_analysis.measures.statistics import resampling_weights
@@ -210,21 +208,6 @@ def test_replicates_refuse_weights_that_are_none(refuses):
     refuses(lambda: against.replicates(features(40, 6), resampling_weights(40, 3)), "5 features", "6")
 
 
-def test_interval_has_the_spread_of_the_replicates_around_the_value():
-    replicates = np.random.default_rng(0).normal(7.0, 2.0, 20_000)
-    low, high = recentred_interval(3.0, replicates)
-    assert (low, high) == (pytest.approx(3 - 2 * 1.96, abs=0.1), pytest.approx(3 + 2 * 1.96, abs=0.1))
-    narrow = recentred_interval(3.0, replicates, level=0.5)
-    assert narrow == (pytest.approx(3 - 2 * 0.6745, abs=0.1), pytest.approx(3 + 2 * 0.6745, abs=0.1))
-
-
-def test_interval_refuses_what_it_cannot_use(refuses):
-    refuses(lambda: recentred_interval(1.0, [1.0]), "two or more")
-    refuses(lambda: recentred_interval(1.0, [1.0, np.nan, 2.0]), "finite")
-    refuses(lambda: recentred_interval(np.nan, [1.0, 2.0]), "finite")
-    refuses(lambda: recentred_interval(1.0, [1.0, 2.0], level=95), "95")
-
-
 @pytest.mark.filterwarnings("ignore::defar_analysis.measures.quality.QualityWarning")
 @pytest.mark.parametrize("count", [15, 24, 25, 90])  # around the dimension
 @pytest.mark.parametrize("rank", [10, 200])
@@ -377,7 +360,7 @@ def by_definition(real, generated, k):
 
     between = np.square(real[:, None] - generated).sum(axis=2)
     held = between <= radii(generated)
-    return (between <= radii(real)[:, None]).any(axis=0), held.any(axis=1), held[held.sum(axis=1) == 1].sum(axis=0)
+    return (between <= radii(real)[:, None]).any(axis=0), held.any(axis=1)
 
 
 @pytest.mark.parametrize("k", [1, 3, 5])
@@ -387,12 +370,31 @@ def test_precision_and_recall_follow_the_definition_in_blocks_of_any_size(k, blo
     real, generated = features(60, 3), features(45, 3, seed=1, mixing=-0.5) + 0.4
     expected = by_definition(real, generated, k)
     covered = neighbours.coverage(real, generated, k)
-    for got, want in zip((covered.generated_inside, covered.real_inside, covered.covered_once), expected, strict=True):
+    assert 0 < expected[0].mean() < 1 and 0 < expected[1].mean() < 1
+    for got, want in zip((covered.generated_inside, covered.real_inside), expected, strict=True):
         np.testing.assert_array_equal(got, want)
-    assert 0 < expected[0].mean() < 1 and 0 < expected[1].mean() < 1 and expected[2].max() > 0
-    inside_real, inside_generated = inside_manifolds(real, generated, k)
-    assert precision_recall(real, generated, k) == (inside_real.mean(), inside_generated.mean())
-    assert precision_recall(generated, real, k) == (inside_generated.mean(), inside_real.mean())  # mixed up
+    left_out = [by_definition(real, np.delete(generated, i, axis=0), k)[1].sum() for i in range(45)]
+    lost = expected[1].sum() - np.array(left_out)
+    np.testing.assert_array_equal(covered.lost, lost)
+    assert lost.max() > 0
+    shares = expected[0].mean(), expected[1].mean()
+    assert precision_recall(real, generated, k) == shares
+    assert precision_recall(generated, real, k) == shares[::-1]  # mixed up
+
+
+def test_recall_without_an_image_can_rise_and_the_jackknife_knows():
+    rng = np.random.default_rng(0)
+    real, generated = rng.normal(size=(80, 2)), rng.normal(size=(12, 2))
+    lost = neighbours.coverage(real, generated, 1).lost
+    left_out = [by_definition(real, np.delete(generated, i, axis=0), 1)[1].sum() for i in range(12)]
+    np.testing.assert_array_equal(lost, by_definition(real, generated, 1)[1].sum() - np.array(left_out))
+    assert lost.min() < 0 < lost.max()
+
+
+def test_copies_of_real_images_are_known():
+    real, generated = features(60, 3), features(45, 3, seed=1)
+    generated[[3, 8]] = real[[50, 7]] * (1 + 1e-7)
+    np.testing.assert_array_equal(np.flatnonzero(neighbours.coverage(real, generated, 3).copies), [3, 8])
 
 
 def test_precision_and_recall_agree_with_adms_evaluator(recorded):

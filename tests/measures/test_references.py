@@ -1,5 +1,6 @@
 """References: from images, extracted once, and from the statistics files that others write."""
 
+import warnings
 import zipfile
 
 import numpy as np
@@ -8,8 +9,8 @@ import torch
 from quality_inputs import MeanColours, some_images
 
 from defar_analysis.core.datasets import ImageDataset
-from defar_analysis.measures.features import FeatureStore
-from defar_analysis.measures.moments import Moments
+from defar_analysis.measures.features import FeatureStore, StoredImages
+from defar_analysis.measures.moments import Moments, QualityWarning
 from defar_analysis.measures.protocols import Protocol, protocol
 from defar_analysis.measures.references import of_images, open_reference
 
@@ -73,6 +74,23 @@ def test_precision_and_recall_may_take_fewer_images_than_the_statistics(store):
     whole = colours(dataset.images).pool
     np.testing.assert_array_equal(found.features, whole[:12].numpy())
     np.testing.assert_allclose(found.pool.mu, whole.double().mean(dim=0), rtol=1e-12)
+
+
+def test_precision_and_recall_take_equal_shares_of_a_sorted_data_sets_classes(store):
+    images, labels = some_images(30), np.repeat(np.arange(3), 10)
+    found = of_images(ImageDataset(images, labels), offline(manifold_count=6), MeanColours(), store)
+    np.testing.assert_array_equal(found.features, colours(images[[0, 1, 10, 11, 20, 21]]).pool.numpy())
+
+
+def test_samples_of_another_size_are_warned_of(store):
+    found = of_images(ImageDataset(some_images(30)), offline(), MeanColours(), store)
+    same = StoredImages("s", some_images(3), "s", np.arange(3))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        found.check_size(same)
+    other = StoredImages("s", np.zeros((3, 3, 8, 8), np.uint8), "s", np.arange(3))
+    with pytest.warns(QualityWarning, match="s: images are 8 x 8, those of the reference .* 4 x 4"):
+        found.check_size(other)
 
 
 def test_more_reference_images_than_there_are_is_refused_by_name(store, refuses):
