@@ -17,8 +17,8 @@ from .errors import DefarError
 from .files import replaced
 from .provenance import files_digest
 
-# What a first run takes, set-up aside; quick was timed at 48 s to 5 min, full follows from its forwards.
-TAKES = {"tiny": "half a minute", "quick": "1 to 5 minutes on 2 cores", "full": "about an hour on 2 cores"}
+# What a first run takes, set-up aside; quick was timed at 1 to 5 min, full follows from its forwards.
+TAKES = {"tiny": "half a minute", "quick": "1 to 5 minutes on 2 cores", "full": "about three hours on 2 cores"}
 
 
 def reproduce(root: Path, profile: str, ids: list[str], device: str = "auto") -> Path:

@@ -5,6 +5,7 @@ from types import SimpleNamespace
 
 import pandas as pd
 import pytest
+from test_shipped import executed_outputs
 
 from defar_analysis import catalog
 from defar_analysis.measures.protocols import DEFAULT, comparable, protocol
@@ -97,3 +98,12 @@ def test_the_quick_profile_reads_what_is_committed_and_says_so_where_there_is_no
     assert found.provenance["profile"] == "full" and found.folder == ROOT / "figures"
     empty = SimpleNamespace(profile="quick", root=tmp_path)
     refuses(lambda: build(empty), "robustness.json", "defar reproduce --profile full --only robustness")
+
+
+def test_the_executed_notebook_says_what_the_committed_tables_say():
+    outputs, artefact = executed_outputs("robustness", pictures=2)
+    said = "".join(outputs["sentences"][0]["text"])
+    for row in artefact.tables["verdicts"].itertuples():
+        assert f"{row.claim}, by {row.metric}: {row.verdict}.\n  {row.evidence}" in said
+    table = "".join(outputs["table"][0]["data"]["text/markdown"])
+    assert "not comparable" in table and "FD-EffNet-128" in table
