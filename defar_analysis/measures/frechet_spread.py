@@ -30,9 +30,9 @@ def frechet_jackknife(features, reference: FrechetReference) -> np.ndarray:
     one eigenvalue problem for all N. Needs N of 3 or more. Source: Efron and Stein 1981 (its variance is not too
     small on average); Sylvester's determinant theorem.
 
-    Measured on CIFAR-10 with 1,280 features, n = 2,000 (FD 63, true standard deviation 0.47): this 1.23 times the truth,
-    1.10 times for the paired difference of two sets; 20 groups left out 1.4 times; the derivative at the sample, where
-    an image shares in the covariance that judges it, 1.9 times; the bootstrap 3.6 times
+    Measured on CIFAR-10 with 1,280 features, n = 2,000 (FD 63, true standard deviation 0.47): this 1.23 times the
+    truth, 1.10 times for the paired difference of two sets; 20 groups left out 1.4 times; the derivative at the sample,
+    where an image shares in the covariance that judges it, 1.9 times; the bootstrap 3.6 times
     (reproduce/records/2026-11-21-intervals).
     """
     rows = reference.checked(features)
