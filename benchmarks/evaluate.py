@@ -1,7 +1,8 @@
 """Sample quality: our Fréchet distance beside torch-fidelity's, and an evaluation beside the forwards that it needs.
 
-1. The Fréchet distance from the same moments at 2048 dimensions, at least 5 times as fast: torch-fidelity takes the
-   eigenvalues of the product of the covariances, which is not symmetric; ours are those of a symmetric matrix.
+1. The Fréchet distance from the same moments at 2048 dimensions, at least 5 times as fast to a reference that is
+   factored: torch-fidelity takes the eigenvalues of the product of the covariances, which is not symmetric; ours are
+   those of a symmetric matrix.
 2. `defar evaluate` of a shipped checkpoint, files, intervals and all, in at most 1.10 times the time of its sampling
    and its extractor's forwards alone; and nothing is computed twice. The reference's features are there before the
    clock starts, as they are for every evaluation but the first. What the metrics cost does not grow with the steps, so
@@ -80,7 +81,8 @@ def frechet_ratios(dimension: int, repeats: int) -> list[str]:
         mine, other = statistics.median(times[name]), statistics.median(times["torch-fidelity"])
         print(
             f"Fréchet distance, {dimension} dimensions, {name}: {mine:.2f} s, torch-fidelity {other:.2f} s; "
-            f"{median:.1f} times as fast (lowest {min(ratios):.1f}, highest {max(ratios):.1f}); they differ by {gap:.1e}"
+            f"{median:.1f} times as fast (lowest {min(ratios):.1f}, highest {max(ratios):.1f}), "
+            f"they differ by {gap:.1e}"
         )
     # the limit is that of every distance but the first to a reference
     return [] if median >= LIMIT else [f"{name} at {median:.1f} is below {LIMIT}"]
