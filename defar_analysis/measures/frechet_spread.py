@@ -87,9 +87,7 @@ def frechet_at_infinity(
     Least squares over random subsets of features (N, D); sizes default to eight between half of N and N. It removes
     the leading bias of the generated side's finite n, so models measured with different n compare. It does not touch
     the reference's own finite n, nor the noise: the intercept is noisier than FD(N). Where sizes are below about 5 D
-    the next order is not small and the intercept too low (a warning): on CIFAR-10 with 1,280 features FD is 62.9 at
-    2,000 images and 20.4 at 10,000; the intercept is 4.2 from 1,400 to 2,000, 8.5 from 2,000 to 4,000 and 9.8 from
-    5,000 to 10,000.
+    the next order is not small and the intercept too low (a warning).
     Raises for sizes not above D, where the covariance is singular and the line does not hold, or above N.
     Source: Chong and Forsyth 2020, "Effectively Unbiased FID and Inception Score".
     """

@@ -5,7 +5,7 @@ import pytest
 import scipy.linalg
 import torch
 
-from defar_analysis.measures import moments, neighbours
+from defar_analysis.measures import frechet, moments, neighbours
 from defar_analysis.measures.quality import (
     FrechetReference,
     Moments,
@@ -493,3 +493,16 @@ def test_spatial_features_refuse_other_layouts(refuses):
     refuses(lambda: spatial_features(np.zeros((2, 17, 17, 192))), "channels-last")
     refuses(lambda: spatial_features(np.zeros((2, 6, 17, 17))), "at least 7")
     refuses(lambda: spatial_features(np.zeros((2, 2048))), "(2, 2048)")
+
+
+@pytest.mark.parametrize("block", [3, 256])
+def test_triangular_products_in_blocks_are_the_whole_ones(block, monkeypatch):
+    """Ten dimensions in blocks of three: the last is cut short. Only the lower triangle is promised."""
+    monkeypatch.setattr(frechet, "BLOCK", block)
+    one, other = Moments.of(features(60, 10)), Moments.of(features(60, 10, seed=1))
+    reference = FrechetReference.of(one)
+    factor = reference.factor
+    assert np.array_equal(factor, np.tril(factor))
+    np.testing.assert_allclose(factor @ factor.T, one.covariance, rtol=1e-12, atol=1e-12)
+    expected = factor.T @ other.covariance @ factor
+    np.testing.assert_allclose(np.tril(reference._between(other.covariance)), np.tril(expected), rtol=1e-11, atol=1e-12)
