@@ -7,12 +7,16 @@ usage() {
   cat <<'END'
 usage: reproduce/run_all.sh [--profile tiny|quick|full] [--only NAME] [--device DEVICE]
 
-Sets up .venv and CIFAR-10 if needed (a few minutes, once), then measures and draws the paper's figures.
+Sets up .venv and CIFAR-10 if needed (a few minutes, once), then measures and draws the paper's figures
+and tables; the gallery is figures/index.html.
 
   --profile tiny|quick|full   how much to measure (default quick: 1-5 minutes on 2 cores)
-  --only NAME                 one figure, such as fig3; repeat for more
+  --only NAME                 one figure or table, such as fig3; repeat for more
   --device DEVICE             cpu, cuda, cuda:1, ... (default: chosen by defar)
   --help                      this text; nothing is set up
+
+What is still valid is not repeated. A figure that fails does not stop the others: a table at the end says what
+happened to each, and the exit status is 2 if any failed.
 END
 }
 

@@ -76,8 +76,9 @@ def test_a_second_run_recomputes_nothing_and_says_so(root, capsys, monkeypatch):
     monkeypatch.setattr(SiT, "forward", forbidden)
     reproduce(root, "tiny", list(catalog.FIGURES), "cpu")
     said = capsys.readouterr().err
-    assert said.count("measurements still valid, none repeated") == len(catalog.FIGURES)
-    assert said.count("picture still valid, not redrawn") == len(catalog.FIGURES)
+    table = said.splitlines()[-len(catalog.FIGURES) :]
+    assert [line.split()[0] for line in table] == list(catalog.FIGURES)
+    assert all(line.endswith("  still valid") for line in table)
     assert modified(root) == before
 
 
@@ -85,7 +86,8 @@ def test_a_lost_picture_is_redrawn_without_measuring(root, capsys):
     before = (root / "figures" / "fig9.png").read_bytes()
     (root / "figures" / "fig9.png").unlink()
     reproduce(root, "tiny", ["fig9"], "cpu")
-    assert "measured" not in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert said.endswith("  drawn\n") and "measured" not in said
     assert (root / "figures" / "fig9.png").read_bytes() == before
 
 
@@ -114,22 +116,33 @@ def test_a_corrupt_checkpoint_is_named_and_nothing_is_lost(root, capsys):
     before = modified(root)
     weights = root / "reproduce" / "checkpoints" / "cifar10-sit" / "weights.safetensors"
     weights.write_bytes(weights.read_bytes()[:-100])
-    assert main(["reproduce", "--profile", "tiny", "--device", "cpu", "--root", str(root)]) == 2
-    said = capsys.readouterr().err.strip().splitlines()
-    assert str(weights) in said[-1] and "corrupt" in said[-1]
-    assert len(said) == 2  # what is going to happen, and what is wrong
+    ids = [part for id in ("fig9", "plane", "fig3") for part in ("--only", id)]
+    assert main(["reproduce", "--profile", "tiny", "--device", "cpu", "--root", str(root), *ids]) == 2
+    said = capsys.readouterr().err.splitlines()
+    fig9, plane, fig3 = said[-4:-1]
+    for line in (fig9, fig3):
+        assert "failed: " in line and str(weights) in line and "corrupt" in line
+    assert plane.endswith("  still valid")  # which needs no checkpoint
+    assert said[-1] == "defar: error: 2 of 3 failed: fig9, fig3; the table above says why"
     assert modified(root) == before
 
 
-def test_a_failing_notebook_is_named_and_its_copy_kept(root):
+def test_a_failing_notebook_is_named_its_copy_kept_and_the_others_drawn(root, capsys):
     notebook = root / "notebooks" / "fig9.ipynb"
     content = json.loads(notebook.read_text())
     code = [cell for cell in content["cells"] if cell["cell_type"] == "code"]
     code[-1]["source"] = "raise RuntimeError('no ink')"
     notebook.write_text(json.dumps(content))
-    with pytest.raises(DefarError, match=r"fig9\.ipynb failed: RuntimeError: no ink"):
-        reproduce(root, "tiny", ["fig9"], "cpu")
+    (root / "figures" / "fig5.png").unlink()
+    before = modified(root)
+    with pytest.raises(DefarError, match=r"^fig9 failed: fig9\.ipynb failed: RuntimeError: no ink"):
+        reproduce(root, "tiny", ["fig9", "fig5"], "cpu")
     assert "no ink" in (root / "results" / "tiny" / "notebooks" / "fig9.ipynb").read_text()
+    assert capsys.readouterr().err.endswith("  drawn\n")
+    after = modified(root)
+    assert after.pop(root / "figures" / "fig5.png") and all(after[f] == before[f] for f in before if f.stem == "fig9")
+    page = (root / "figures" / "index.html").read_text()
+    assert 'src="fig9.png"' in page and 'src="fig5.png"' in page
 
 
 def test_a_folder_that_is_no_project_is_refused(tmp_path, capsys):
@@ -138,4 +151,4 @@ def test_a_folder_that_is_no_project_is_refused(tmp_path, capsys):
     assert main(["figure", "fig3", "--folder", str(tmp_path)]) == 2
     assert "defar reproduce --only fig3" in capsys.readouterr().err
     assert main(["figure", "fig99"]) == 2
-    assert "unknown figure 'fig99'" in capsys.readouterr().err
+    assert "'fig99'" in capsys.readouterr().err

@@ -15,6 +15,9 @@ from ..errors import DefarError
 from ..files import replaced
 
 KEYS = ("id", "title")
+FILES = {
+    "png": "PNG", "pdf": "PDF", "csv": "CSV", "md": "Markdown", "tex": "LaTeX", "notebook": "Executed notebook",
+}  # fmt: skip
 
 CSS = """
 :root { color-scheme: light dark; --text: #1c1c1c; --soft: #5c5c5c; --page: #fbfbf9; --card: #fff; --line: #ddd;
@@ -25,7 +28,8 @@ CSS = """
 body { margin: 0 auto; padding: 1.5rem 1rem 4rem; max-width: 76rem; background: var(--page); color: var(--text);
   font: 16px/1.5 system-ui, sans-serif }
 a { color: var(--link) }
-nav ul { display: flex; flex-wrap: wrap; gap: .3rem 1.2rem; padding: 0; list-style: none }
+nav ul { display: flex; flex-wrap: wrap; gap: .3rem 1.2rem; margin: .3rem 0; padding: 0; list-style: none }
+nav p { margin: .8rem 0 0; color: var(--soft) }
 section { margin: 1.5rem 0; padding: 1rem 1.25rem; background: var(--card); border: 1px solid var(--line);
   border-radius: 8px }
 h2 { margin: 0 0 .3rem; font-size: 1.2rem }
@@ -37,28 +41,31 @@ table { border-collapse: collapse; font-size: .85rem; font-variant-numeric: tabu
 th, td { padding: .2rem .7rem; border-bottom: 1px solid var(--line); text-align: left; white-space: nowrap }
 td.number, th.number { text-align: right }
 details { margin-top: .7rem; color: var(--soft); font-size: .85rem }
-dl { display: grid; grid-template-columns: max-content 1fr; gap: .1rem 1rem; margin: .4rem 0 }
-dd { margin: 0; overflow-wrap: anywhere }
+dl { display: grid; grid-template-columns: max-content minmax(0, 1fr); gap: .1rem 1rem; margin: .4rem 0 }
+dd { margin: 0 }
+dt, dd { overflow-wrap: anywhere }
+@media (max-width: 40rem) { body { padding: 1rem .5rem 3rem } section { padding: .8rem } dl { display: block }
+  dd { margin-left: .7rem } nav ul { flex-direction: column } }
 """
 
 
 def write(folder: Path, entries: Sequence[Mapping], title: str = "Figures") -> Path:
     """Write folder/index.html and return its path.
 
-    Each entry: id and title; and, where there are any, paper ("Fig. 3"), caption, png, pdf, csv (paths, relative ones
-    within `folder`), numbers (a DataFrame), provenance (a dict) and note. Raises DefarError for a file that is missing.
+    Each entry: id and title; and, where there are any, paper ("Fig. 3"), group (of the contents), caption, the FILES
+    (paths, relative ones within `folder`), numbers (a DataFrame), provenance (a dict) and note. Raises DefarError for a
+    file that is missing.
     """
     folder = Path(folder)
     for entry in entries:
         for key in KEYS:
             if key not in entry:
                 raise DefarError(f"a gallery entry has no {key!r}; it has: {', '.join(map(str, entry)) or 'nothing'}")
-    contents = "".join(f'<li><a href="#{_anchor(e["id"])}">{escape(str(e["title"]))}</a></li>' for e in entries)
     page = (
         '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
         f"<title>{escape(title)}</title>\n<style>{CSS}</style>\n</head>\n<body>\n<h1>{escape(title)}</h1>\n"
-        f'<nav aria-label="Figures"><ul>{contents}</ul></nav>\n<main>\n'
+        f'<nav aria-label="Contents">{_contents(entries)}</nav>\n<main>\n'
         + "\n".join(_section(folder, entry) for entry in entries)
         + "\n</main>\n</body>\n</html>\n"
     )
@@ -68,17 +75,27 @@ def write(folder: Path, entries: Sequence[Mapping], title: str = "Figures") -> P
     return path
 
 
+def _contents(entries: Sequence[Mapping]) -> str:
+    """Links to the entries, a list for each group in the order in which they come."""
+    groups: dict[str, list[str]] = {}
+    for entry in entries:
+        link = f'<li><a href="#{_anchor(entry["id"])}">{escape(str(entry["title"]))}</a></li>'
+        groups.setdefault(str(entry.get("group") or ""), []).append(link)
+    named = {name: f"<p>{escape(name)}</p>" if name else "" for name in groups}
+    return "\n".join(f"{named[name]}<ul>{''.join(links)}</ul>" for name, links in groups.items())
+
+
 def _section(folder: Path, entry: Mapping) -> str:
     heading = escape(str(entry["title"]))
     paper = f"<span>{escape(str(entry['paper']))} of the paper</span>" if entry.get("paper") else ""
     parts = [f'<section id="{_anchor(entry["id"])}">\n<h2>{heading}{paper}</h2>']
     if entry.get("caption"):
         parts.append(f"<p>{escape(str(entry['caption']))}</p>")
-    links = {kind: _link(folder, entry[kind]) for kind in ("png", "pdf", "csv") if entry.get(kind)}
+    links = {kind: _link(folder, entry[kind]) for kind in FILES if entry.get(kind)}
     if "png" in links:
         parts.append(f'<a href="{links["png"]}"><img src="{links["png"]}" alt="{heading}" loading="lazy"></a>')
     if links:
-        files = " · ".join(f'<a href="{link}">{kind.upper()}</a>' for kind, link in links.items())
+        files = " · ".join(f'<a href="{link}">{FILES[kind]}</a>' for kind, link in links.items())
         parts.append(f"<p>{files}</p>")
     if entry.get("note"):
         parts.append(f'<p class="note">{escape(str(entry["note"]))}</p>')

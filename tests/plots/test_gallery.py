@@ -83,15 +83,52 @@ def test_page_says_what_the_entries_say_and_rounds(folder):
     assert {"0.568", "–", "1000", "abc123"} <= set(text)
 
 
+def test_nothing_is_loaded_from_elsewhere(folder):
+    text = gallery.write(folder, [entry(folder, provenance={"source": "https://example.org/data"})]).read_text()
+    page = Page(text)
+    assert "https://example.org/data" in page.text  # said, not fetched
+    assert not [link for link in page.links if urlsplit(link).scheme or link.startswith("//")]
+    assert not {"script", "link", "iframe", "object", "base"} & set(page.tags)
+    style = text[text.index("<style>") : text.index("</style>")]
+    assert "url(" not in style and "@import" not in style
+
+
+def test_contents_are_grouped_where_the_entries_say_so(folder):
+    groups = {"fig3": "Figures", "fig5": "Figures", "tab1": "Tables"}
+    page = gallery.write(folder, [entry(folder, id=id, title=id, group=groups[id]) for id in groups]).read_text()
+    contents = page[page.index("<nav") : page.index("</nav>")]
+    places = [contents.index(part) for part in ("Figures</p>", "#fig3", "#fig5", "Tables</p>", "#tab1")]
+    assert places == sorted(places) and contents.count("<ul>") == 2
+    assert Page(page).ids == list(groups)
+
+
+def test_other_forms_of_a_table_and_the_executed_notebook_are_linked_and_no_picture_is_needed(folder):
+    for name in ("data/tab1.md", "data/tab1.tex"):
+        (folder / name).write_text("x")
+    (folder.parent / "docs").mkdir()
+    (folder.parent / "docs" / "tab1_executed.ipynb").write_text("{}")
+    files = {"md": "data/tab1.md", "tex": "data/tab1.tex", "notebook": "../docs/tab1_executed.ipynb"}
+    page = Page(gallery.write(folder, [entry(folder, id="tab1", png=None, pdf=None, **files)]).read_text())
+    assert page.links == ["#tab1", "data/fig3.csv", *files.values()]
+    assert {"Markdown", "LaTeX", "Executed notebook"} <= set(page.text)
+    assert "img" not in page.tags
+
+
+def test_the_page_is_made_for_a_phone(folder):
+    page = gallery.write(folder, [entry(folder)]).read_text()
+    assert '<meta name="viewport" content="width=device-width, initial-scale=1">' in page
+    assert '<div class="table"><table>' in page and ".table { overflow-x: auto }" in page
+
+
 def test_hostile_text_stays_text(folder):
     numbers = pd.DataFrame({HOSTILE: [HOSTILE]})
-    changed = {key: HOSTILE for key in ("id", "title", "paper", "caption", "note")}
+    changed = {key: HOSTILE for key in ("id", "title", "paper", "group", "caption", "note")}
     provenance = {HOSTILE: {HOSTILE: HOSTILE}}
     text = gallery.write(folder, [entry(folder, numbers=numbers, provenance=provenance, **changed)]).read_text()
     page = Page(text)
     assert "script" not in page.tags
     assert page.tags.count("img") == 1
-    assert page.text.count(HOSTILE) == 4 + 2 + 3 + 1 - 1  # contents, title, caption, note; table; provenance
+    assert page.text.count(HOSTILE) == 4 + 1 + 2 + 3 + 1 - 1  # contents, title, caption, note; group; table; provenance
 
 
 def test_missing_file_or_key_is_one_line_and_keeps_the_old_page(folder):
