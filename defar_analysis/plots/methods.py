@@ -1,0 +1,59 @@
+"""Sample quality of every objective against plain flow matching, each training seed by itself."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+
+from .style import PAPER, Style, applied, require
+from .tables import SEED_MARKS, TINTS
+
+COLUMNS = ("method", "seed", "metric", "percent", "percent_low", "percent_high")
+WIDE = 150  # percent: beyond it the axis is linear near zero and logarithmic outside
+
+
+def plot(table: pd.DataFrame, differences: pd.DataFrame, style: Style = PAPER, *, note: str = "") -> Figure:
+    """Left: paired change of the Fréchet distance (percent, 95 % interval); right: precision over recall.
+
+    table: columns method, seed, metric, value; differences: COLUMNS. Raises DefarError where a column is missing.
+    """
+    require(table, ("method", "seed", "metric", "value"), "the methods table")
+    require(differences, COLUMNS, "the differences")
+    change = differences[differences["metric"].str.startswith("FD-")]
+    methods = list(dict.fromkeys(change["method"]))
+    wide = table.pivot_table(index=["method", "seed"], columns="metric", values="value", sort=False)
+    with applied(style):
+        figure = Figure(figsize=(7.0, 1.2 + 0.2 * max(5, len(methods))), layout="constrained")
+        left, right = figure.subplots(1, 2, width_ratios=(1.25, 1))
+        seeds = sorted(change["seed"].unique())
+        for place, seed in enumerate(seeds):
+            own = change[change["seed"] == seed]
+            y = [methods.index(method) + 0.16 * (2 * place - 1) * (len(seeds) > 1) for method in own["method"]]
+            left.hlines(y, own["percent_low"], own["percent_high"], color=TINTS[place], linewidth=1.2)
+            left.plot(own["percent"], y, SEED_MARKS[place % 2], color=TINTS[place], markersize=4,
+                      markerfacecolor="none", label=f"training seed {seed}")  # fmt: skip
+        left.set_yticks(range(len(methods)), methods)
+        left.set_ylim(len(methods) - 0.5, -0.5)
+        left.axvline(0, color="#999999", linewidth=0.7, zorder=0)
+        if change["percent"].abs().max() > WIDE:
+            left.set_xscale("symlog", linthresh=20)
+            left.set_xticks([-10, 0, 10, 100, 1000], ["-10", "0", "10", "100", "1000"])
+        left.set_xlabel(f"change of {change['metric'].iloc[0]} against SiT (%)")
+        left.grid(axis="y", color="#EEEEEE", linewidth=0.6)
+        left.legend(fontsize=style.small_font)
+        span, named = np.ptp(wide[["recall", "precision"]].to_numpy(), axis=0) + 1e-12, []
+        for name, (seed, point) in ((name, (seed, row)) for (name, seed), row in wide.iterrows()):
+            right.plot(point["recall"], point["precision"], SEED_MARKS[seeds.index(seed) % 2], markersize=4,
+                       color=style.colours.get(name, "#777777"), markerfacecolor="none")  # fmt: skip
+            at = point[["recall", "precision"]].to_numpy() / span
+            if seed == seeds[0] and all(np.abs(at - other)[1] > 0.05 or (at - other)[0] > 0.4 for other in named):
+                named.append(at)  # a name only where it covers no other
+                right.annotate(name, (point["recall"], point["precision"]), xytext=(3, 3), textcoords="offset points",
+                               fontsize=style.small_font - 1)  # fmt: skip
+        right.set_xlabel("recall")
+        right.set_ylabel("precision")
+        right.margins(0.15)
+        if note:
+            figure.suptitle(note, fontsize=style.small_font, color="#555555", x=0.01, ha="left")
+    return figure

@@ -1,0 +1,52 @@
+"""The study behind Tabs. 1, 6 and 7: its tables follow from one another, and the short profile only reads."""
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from defar_analysis import catalog
+from defar_analysis import methods_study as study
+from defar_analysis.artefacts import read
+from defar_analysis.measures.evaluation import BETTER, WORSE
+from defar_analysis.paper_tables import METHODS_TABLES
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture(scope="module")
+def committed():
+    return read("methods", ROOT / "figures", METHODS_TABLES)
+
+
+def test_mean_and_deviation_over_seeds_are_those_of_two_numbers():
+    rows = pd.DataFrame({"method": "m", "metric": "d", "n": 2, "protocol": "p", "nfe": 1, "value": [3.0, 7.0]})
+    (found,) = study.over_seeds(rows).itertuples()
+    assert (found.mean, found.std, found.seeds) == (5.0, pytest.approx(np.sqrt(8.0)), 2)
+
+
+def test_every_committed_method_has_its_seeds(committed):
+    wanted = {seed: set(runs) for seed, runs in study.STUDIES["full"].runs.items()}
+    assert {seed: set(rows["method"]) for seed, rows in committed.table.groupby("seed")} == wanted
+
+
+def test_committed_differences_are_those_of_the_committed_values(committed):
+    values = committed.table.set_index(["method", "seed", "metric"])["value"]
+    for name in ("differences", "pairs"):
+        for row in committed.tables[name].itertuples():
+            own, base = (values[method, row.seed, row.metric] for method in (row.method, row.baseline))
+            assert row.difference == pytest.approx(own - base, rel=1e-3, abs=2e-5 * abs(base))
+            assert row.paired and row.low <= row.difference <= row.high
+            if row.metric.startswith("FD-"):
+                assert row.verdict == (BETTER if row.high < 0 else WORSE if row.low > 0 else "undecided")
+
+
+def test_the_short_profile_reads_what_is_committed_and_says_how_to_measure(tmp_path, refuses):
+    kept = catalog.collect("methods", "quick", "cpu", ROOT)
+    assert kept.provenance["profile"] == "full"
+    refuses(lambda: catalog.collect("methods", "quick", "cpu", tmp_path), "--only methods", study.TAKES)
+
+
+def test_a_run_that_is_missing_is_named_with_its_command(tmp_path, refuses):
+    refuses(lambda: study.checked(tmp_path / "objectives" / "adr-detached-1" / "checkpoint"), "run.py adr-detached")
