@@ -66,7 +66,7 @@ def contradictions(values: pd.DataFrame) -> pd.DataFrame:
     """
     cells = values[(values["kind"] == "value") & values["id"].str.startswith("tab")]
     rows = [*_wrong_differences(values), *_wrong_means(cells), *_wrong_cells(cells), *_wrong_configurations(cells)]
-    rows += [row for claim in CLAIMS for row in _refuted(claim, cells)]
+    rows += [row for claim in CLAIMS for row in refuted(claim, cells)]
     return pd.DataFrame(rows, columns=["kind", "where", "what"])
 
 
@@ -123,7 +123,7 @@ def _wrong_configurations(cells: pd.DataFrame) -> Iterator[Row]:
             yield "configuration", f"{c.source}; {source}", f"{c.backbone} {c.column}: {c.value:g} and {other:g}"
 
 
-def _refuted(claim: Claim, cells: pd.DataFrame) -> Iterator[Row]:
+def refuted(claim: Claim, cells: pd.DataFrame) -> Iterator[Row]:
     fid = cells[cells["id"].isin(claim.ids) & (cells["column"] == "FID")]
     same = ["id", "panel", "dataset", "backbone", "setting", "x", "condition"]
     own = fid[fid["row"] == claim.row]
