@@ -53,7 +53,10 @@ class Artefact:
 
 @dataclass(frozen=True)
 class Figure:
-    """One entry of the catalog. build measures; plot draws; `tables` names the tables that stand beside the curves."""
+    """One entry of the catalog. build measures; plot draws; `tables` names the tables that stand beside the curves.
+
+    shared: the notebook, where several entries have one, which then takes their id as a parameter.
+    """
 
     id: str
     paper: str
@@ -62,10 +65,11 @@ class Figure:
     build: Callable[[Experiment], Artefact]
     plot: Callable[[Artefact], MatplotlibFigure]
     tables: tuple[str, ...] = ()
+    shared: str = ""
 
     @property
     def notebook(self) -> str:
-        return f"{self.id}.ipynb"
+        return self.shared or f"{self.id}.ipynb"
 
 
 def read(id: str, folder: Path, names: tuple[str, ...] = ()) -> Artefact:

@@ -25,7 +25,7 @@ def measure(
 
 
 def figure(
-    id: Annotated[Positional[str], arg(help="fig3, fig5, fig9, samples or plane")],
+    id: Annotated[Positional[str], arg(help="an id of the gallery, such as fig3 or robustness")],
     folder: Annotated[Path, arg(help="the figures' folder; its data/ holds the tables")] = Path("figures"),
 ) -> None:
     """Redraw one figure from its committed table, without checkpoints, data or a GPU."""
@@ -38,13 +38,37 @@ def figure(
     write_gallery(folder)
 
 
+def table(
+    id: Annotated[Positional[str], arg(help="tab1 ... tab11, or mixflow")],
+    folder: Annotated[Path, arg(help="the figures' folder; its data/ holds the tables")] = Path("figures"),
+    format: Annotated[Literal["markdown", "latex", "csv"], arg(help="what is printed")] = "markdown",
+) -> None:
+    """Print a table of the paper with ours and the difference beside its values, from the committed data."""
+    from .. import catalog, tables
+    from ..errors import DefarError
+    from ..paper_tables import whole
+
+    if id not in catalog.TABLES:
+        raise DefarError(f"unknown table {id!r}; there are {', '.join(catalog.TABLES)}")
+    comparison, caption = whole(catalog.load(id, folder)), catalog.TABLES[id].caption
+    if format == "csv":
+        print(comparison.to_csv(index=False, float_format="%.6g"), end="")
+    elif format == "latex":
+        print(tables.latex(comparison, caption, f"tab:{id}"), end="")
+    else:
+        print(tables.markdown(comparison, caption), end="")
+
+
 def reproduce(
     profile: Annotated[Profile, arg(help="tiny: seconds; quick: minutes; full: the paper's grid")] = "quick",
-    only: UseAppendAction[Annotated[tuple[str, ...], arg(help="one figure; repeat for more (default: all)")]] = (),
+    only: UseAppendAction[Annotated[tuple[str, ...], arg(help="one id; repeat for more (default: all)")]] = (),
     device: Device = "auto",
     root: Root = Path("."),
 ) -> None:
-    """Bring every figure up to date: measure the checkpoints, run the notebooks, write the gallery."""
+    """Bring every figure up to date: measure the checkpoints, run the notebooks, write the gallery.
+
+    One that fails does not stop the others; a table at the end says what happened to each.
+    """
     from .. import catalog
     from ..reproduction import reproduce as run
 

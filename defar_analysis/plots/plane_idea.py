@@ -43,14 +43,14 @@ def draw_idea(figure: Figure | SubFigure, arrays: Mapping[str, np.ndarray], styl
 
     ax = axes[1]
     _pair(ax, one, labels=True)
-    _arrow(ax, one["x1"], one["v_ideal"], PREDICTED)
-    _arrow(ax, one["x_hat"], one["v_ideal"], PREDICTED, opacity=0.35)  # the same velocity again, to subtract
-    _arrow(ax, one["x_hat"], one["v_hat"], BIASED)
+    arrow(ax, one["x1"], one["v_ideal"], PREDICTED)
+    arrow(ax, one["x_hat"], one["v_ideal"], PREDICTED, opacity=0.35)  # the same velocity again, to subtract
+    arrow(ax, one["x_hat"], one["v_hat"], BIASED)
     home = one["data"] - one["x_hat"]
     ax.plot(*zip(one["x_hat"], one["data"], strict=True), color=HOME, linestyle=(0, (4, 3)), linewidth=0.9, zorder=2)
-    _arrow(ax, one["x_hat"], home * np.linalg.norm(one["v_hat"]) / np.linalg.norm(home), HOME)
+    arrow(ax, one["x_hat"], home * np.linalg.norm(one["v_hat"]) / np.linalg.norm(home), HOME)
     tips = one["x_hat"] + VELOCITY_SCALE * one["v_ideal"], one["x_hat"] + VELOCITY_SCALE * one["v_hat"]
-    _between(ax, *tips, BIAS, style="-|>", width=1.0)
+    between(ax, *tips, BIAS, style="-|>", width=1.0)
     ax.set_title("(b) Bias, and ADR's way home", loc="left")
 
     ax = axes[2]
@@ -73,8 +73,8 @@ def draw_idea(figure: Figure | SubFigure, arrays: Mapping[str, np.ndarray], styl
 def _pair(ax: Axes, pair: Mapping[str, np.ndarray], labels: bool = False) -> None:
     """A pair's straight path, the model's step along it, and the drift that the step ends with."""
     ax.plot(*zip(pair["noise"], pair["data"], strict=True), color=TRUE, linewidth=0.9, zorder=2)
-    _between(ax, pair["x0"], pair["x_hat"], PREDICTED, style="-", width=1.1, dashes=(0, (4, 2)))
-    _between(ax, pair["x1"], pair["x_hat"], BIAS, style="-|>", width=1.3)
+    between(ax, pair["x0"], pair["x_hat"], PREDICTED, style="-", width=1.1, dashes=(0, (4, 2)))
+    between(ax, pair["x1"], pair["x_hat"], BIAS, style="-|>", width=1.3)
     ax.plot(*pair["noise"], marker="o", color="white", markeredgecolor=TRUE, markersize=4, zorder=4)
     ax.plot(*pair["data"], marker="*", color=TRUE, markersize=7, zorder=4, markeredgewidth=0)
     for key, colour in (("x0", "black"), ("x1", "black"), ("x_hat", BIAS)):
@@ -115,7 +115,7 @@ def _draw_slowed(ax: Axes, one: Mapping[str, np.ndarray], t1: float, slow: float
     share = np.dot(one["x_hat"] - one["noise"], way) / np.dot(way, way)
     foot = one["noise"] + share * way
     ax.plot(*zip(one["x_hat"], foot, strict=True), color=BIAS, linestyle=(0, (1, 1.5)), linewidth=1.1, zorder=2)
-    _arrow(ax, one["slowed"], way, style.colour("MixFlow"))
+    arrow(ax, one["slowed"], way, style.colour("MixFlow"))
     _names(ax, one, {"noise": r"$\epsilon$", "data": r"$x_*$", "x1": r"$x_t$", "slowed": r"$x_m$",
                      "x_hat": r"$\hat{x}$"})  # fmt: skip
     ax.text(0.5, -0.02, f"$x_m$, {slow:g} of the way, is shown as t = {t1:g};\n"
@@ -171,13 +171,16 @@ def bare(ax: Axes) -> None:
         spine.set_color("#BBBBBB")
 
 
-def _arrow(ax: Axes, start: np.ndarray, velocity: np.ndarray, colour: str, opacity: float = 1.0) -> None:
-    end = start + VELOCITY_SCALE * velocity
+def arrow(ax: Axes, start: np.ndarray, velocity: np.ndarray, colour: str, opacity: float = 1.0,
+          scale: float = VELOCITY_SCALE) -> None:  # fmt: skip
+    """A velocity from its point, at `scale` of its length."""
+    end = start + scale * velocity
     ax.plot(*zip(start, end, strict=True), linewidth=0)  # arrows alone do not stretch the axes
-    _between(ax, start, end, colour, style="-|>", width=1.8, opacity=opacity)
+    between(ax, start, end, colour, style="-|>", width=1.8, opacity=opacity)
 
 
-def _between(ax: Axes, start, end, colour: str, *, style: str, width: float, dashes="-", opacity=1.0) -> None:
+def between(ax: Axes, start, end, colour: str, *, style: str, width: float, dashes="-", opacity=1.0) -> None:
+    """A line or an arrow, as matplotlib names its style, from one point to the other."""
     arrow = {"arrowstyle": style, "color": colour, "linewidth": width, "linestyle": dashes, "shrinkA": 0, "shrinkB": 0,
              "mutation_scale": 8, "alpha": opacity}  # fmt: skip
     ax.annotate("", end, start, arrowprops=arrow, zorder=3)
