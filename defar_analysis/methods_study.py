@@ -1,4 +1,4 @@
-"""The catalog's entry behind Tabs. 1 and 6-8: the samples of every objective, post-trained at equal compute.
+"""The samples of every objective, post-trained at equal compute: behind Tabs. 1 and 6-8, the claims, Figs. 4, 6 and 8.
 
 The runs are those of reproduce/records/2026-11-21-objectives, whose checkpoints are too many to be shipped: only the
 profile "full" measures them, from runs/objectives; "quick" draws what is committed.
@@ -24,14 +24,13 @@ from .experiment import CLASSES, SEED
 from .measures.evaluation import Evaluation, differences
 from .measures.protocols import DEFAULT, Protocol, protocol
 from .measures.robustness import quality_table
-from .paper_tables import METHODS_TABLES, RUN
+from .paper_tables import METHODS_TABLES, METHODS_TAKE, RUN
 from .robustness_sweep import Grid, Sweep
 
 if TYPE_CHECKING:
     from .experiment import Experiment
 
 ID, BASELINE, METHOD = "methods", "SiT", "DEFAR"
-TAKES = "about an hour on 2 cores once the runs are there; it can be stopped and resumed"
 SHOWN = 20  # images of each method for the sample figures
 
 # Method: its run in the record. DEFAR and its parts stop the gradient at x_hat; the literal reading shortens the
@@ -76,7 +75,7 @@ STUDIES = {"tiny": Study({1: _SHIPPED}, 64, 2), "full": _full()}
 def build(experiment: Experiment) -> Artefact:
     """Every method and seed under one protocol, from one noise; what lies in results/ is not made again."""
     if experiment.profile not in STUDIES:
-        return committed(ID, METHODS_TABLES, experiment.root, TAKES)
+        return committed(ID, METHODS_TABLES, experiment.root, METHODS_TAKE)
     study = STUDIES[experiment.profile]
     used = protocol(DEFAULT, study.count)
     parts: dict[str, list[pd.DataFrame]] = {"table": [], "differences": [], "pairs": []}

@@ -95,10 +95,11 @@ def build_fig8(experiment: Experiment) -> Artefact:
 
 
 def _sampled(experiment: Experiment, id: str, methods: Sequence[str], images: Sequence[int] | None = None) -> Artefact:
-    from .methods_study import STUDIES, TAKES
+    from .methods_study import STUDIES
+    from .paper_tables import METHODS_TAKE
 
     if experiment.profile not in STUDIES:  # the images behind it are too many to be shipped
-        return committed(id, (), experiment.root, TAKES)
+        return committed(id, (), experiment.root, METHODS_TAKE)
     return sample_columns(experiment, id, _methods(experiment), methods, images)
 
 

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 NO_OURS = ["metric", "value", "low", "high", "n", "protocol"]
 CHANGES = ["where", "row", "who", "seed", "metric", "percent", "low", "high"]
 METHODS_TABLES = ("differences", "pairs", "seeds")
+METHODS_TAKE = "about an hour on 2 cores once the runs are there; it can be stopped and resumed"
 # The measure that rows are compared by; lower is better for all.
 HEADLINE = ("FID", "Avg. FID", "FID, first")
 
@@ -49,7 +50,7 @@ IMAGENET = (
 
 @dataclass(frozen=True)
 class PaperTable:
-    """One table. on: the columns that name a cell. panel: its part of the paper's table, "" for all.
+    """One table. on: the columns that name a cell.
 
     ours: rows of ours with the columns `on` and those of tables.comparison, from the project's folder. runs: the
     command of everything that was not run. within: where the paper's row `baseline` (row, setting; None: that group's
@@ -164,7 +165,7 @@ def from_robustness(table: PaperTable, root: Path) -> pd.DataFrame:
     found = found[found["model"].isin(["SiT", "DEFAR"])]
     found = found[found["metric"].str.match("FD-|IS-")].rename(columns={"model": "row", "nfe": "x"})
     iters = found["row"].map({"DEFAR": 250_000.0})  # at equal compute, as the paper's shorter run
-    fixed = {"dataset": "imagenet256", "panel": "right", "iters": iters, "condition": "no cfg", "setting": "",
+    fixed = {"panel": "right", "iters": iters, "condition": "no cfg", "setting": "",
              "backbone": "SiT-B/4"}  # fmt: skip
     return found.assign(**fixed)[[*table.on, *NO_OURS]].assign(dataset="cifar10")
 
@@ -180,11 +181,8 @@ def configurations(table: PaperTable, root: Path) -> pd.DataFrame:
         recipe = load_recipe(root / "reproduce" / "experiments" / "tab11" / file)
         with torch.device("meta"):
             network = recipe.build_network(recipe.data_spec())
-        config, objective, optimizer = (
-            network.config,
-            recipe.build_objective(recipe.data_spec(), recipe.steps),
-            recipe.optimizer,
-        )
+        objective = recipe.build_objective(recipe.data_spec(), recipe.steps)
+        config, optimizer = network.config, recipe.optimizer
         millions = sum(p.numel() for p in network.parameters() if p.requires_grad) / 1e6
         held = {
             "Params": millions, "Depth": config["depth"], "Hidden dim": config["hidden_size"],
@@ -213,7 +211,7 @@ def _first_protocol(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def _methods(root: Path) -> Artefact:
-    return committed("methods", METHODS_TABLES, root, "about an hour on 2 cores once the runs are there")
+    return committed("methods", METHODS_TABLES, root, METHODS_TAKE)
 
 
 def _iterations(table: PaperTable, row: str, setting: str, root: Path) -> float:

@@ -10,7 +10,7 @@ from defar_analysis import catalog
 from defar_analysis import methods_study as study
 from defar_analysis.artefacts import read
 from defar_analysis.measures.evaluation import BETTER, WORSE
-from defar_analysis.paper_tables import METHODS_TABLES
+from defar_analysis.paper_tables import METHODS_TABLES, METHODS_TAKE
 
 ROOT = Path(__file__).parents[1]
 
@@ -45,7 +45,7 @@ def test_committed_differences_are_those_of_the_committed_values(committed):
 def test_the_short_profile_reads_what_is_committed_and_says_how_to_measure(tmp_path, refuses):
     kept = catalog.collect("methods", "quick", "cpu", ROOT)
     assert kept.provenance["profile"] == "full"
-    refuses(lambda: catalog.collect("methods", "quick", "cpu", tmp_path), "--only methods", study.TAKES)
+    refuses(lambda: catalog.collect("methods", "quick", "cpu", tmp_path), "--only methods", METHODS_TAKE)
 
 
 def test_a_run_that_is_missing_is_named_with_its_command(tmp_path, refuses):
