@@ -104,19 +104,26 @@ class TrainingRun:
         self._epoch, self._order = -1, torch.empty(0)
 
     def _start_from(self, folder: Path) -> None:
-        """Post-training: begin with a checkpoint's averaged weights, of the same network on the same path."""
+        """Post-training: begin with a checkpoint's averaged weights, of the same network on the same path.
+
+        A training without labels may begin with a conditional one: it goes on from what that does without a label.
+        """
         try:
             start = load_checkpoint(folder)
         except DefarError as error:
             raise DefarError(f"init_from: {error}") from None
         ours, theirs = self.model.config, start.model.config
+        weights, unlabelled = start.model.state_dict(), {}
+        if not self.recipe.data.class_conditional and start.classes is not None:
+            weights, theirs = start.model.without_labels(ours["num_classes"])
+            unlabelled = {"labels": "none: its null label for every image"}
         other = [f"{key} {theirs.get(key)} instead of {ours[key]}" for key in ours if ours[key] != theirs.get(key)]
         if start.card.interpolant != self.recipe.interpolant:
             other.append(f"interpolant {start.card.interpolant} instead of {self.recipe.interpolant}")
         if other:
             raise DefarError(f"init_from = {folder}: is another network: {', '.join(other)}")
-        self.model.load_state_dict(start.model.state_dict())
-        self.started_from = {"checkpoint": start.card.name, "sha256": start.card.sha256}
+        self.model.load_state_dict(weights)
+        self.started_from = {"checkpoint": start.card.name, "sha256": start.card.sha256, **unlabelled}
 
     def advance(self) -> dict[str, float]:
         """One optimizer step; returns its loss, loss terms and gradient norm."""

@@ -480,24 +480,36 @@ def test_a_post_training_that_has_begun_needs_its_origin_no_more(recipe, start, 
             ("hidden_size 16 instead of 32", "mlp_ratio 4.0 instead of 2.0"),
         ),
         ({"network": {"patch_size": 2}}, ("patch_size 4 instead of 2",)),
-        ({"unconditional": True}, (f"num_classes {CLASSES} instead of 1",)),
     ],
     ids=str,
 )
 def test_a_checkpoint_of_another_network_is_refused_by_what_differs(
-    recipe, data, start, tmp_path, changes, parts, refuses
+    recipe, start, tmp_path, changes, parts, refuses
 ):
     changes = dict(changes)
     if "network" in changes:
         options = {"patch_size": 4, "hidden_size": 16, "depth": 1, "num_heads": 2, **changes["network"]}
         changes["network"] = Network(size="", options=options)
-    if changes.pop("unconditional", False):
-        changes["data"] = Data(str(data), class_conditional=False)
     message = refuses(
         lambda: train(recipe(init_from=str(start), **changes), tmp_path / "post"), start, "another network", *parts
     )
     assert message.count(" instead of ") == len(parts)
     assert not (tmp_path / "post").exists()
+
+
+def test_a_training_without_labels_goes_on_from_the_null_label(recipe, data, start, tmp_path, refuses):
+    unlabelled = recipe(init_from=str(start), seed=9, steps=2, data=Data(str(data), class_conditional=False))
+    model, origin = TrainingRun(unlabelled, npz_dataset(data)).model.eval(), load_checkpoint(start).model
+    x, t = torch.randn(3, 3, 8, 8, generator=torch.Generator().manual_seed(0)), torch.tensor([0.1, 0.5, 0.9])
+    with torch.no_grad():
+        for labels in (None, torch.tensor([0, 1, 1])):
+            assert torch.equal(model(x, t, labels), origin(x, t))
+        assert not torch.equal(origin(x, t, torch.tensor([0, 1, 1])), origin(x, t))
+    folder = train(unlabelled, tmp_path / "post")
+    assert load_checkpoint(folder).card.training["started_from"]["labels"].startswith("none")
+    assert load_checkpoint(folder).classes is None
+    labelled = recipe(init_from=str(folder))
+    refuses(lambda: train(labelled, tmp_path / "back"), folder, f"num_classes 1 instead of {CLASSES}")
 
 
 def test_a_checkpoint_that_is_not_there_is_refused(recipe, tmp_path, refuses):

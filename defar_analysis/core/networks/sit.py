@@ -8,6 +8,7 @@ learn_sigma the second half of the channels is cut off, as the official wrapper 
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -83,6 +84,15 @@ class SiT(nn.Module):
         for block in self.blocks:
             tokens = block(tokens, conditioning)
         return self._unpatch(self.final_layer(tokens, conditioning))[:, : self.in_channels]
+
+    def without_labels(self, num_classes: int) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """Weights and config of the network with `num_classes` classes that is, whatever the label, this one without."""
+        name = "y_embedder.embedding_table.weight"
+        weights = self.state_dict()
+        return (
+            {**weights, name: weights[name][-1:].repeat(num_classes + 1, 1)},
+            {**self.config, "num_classes": num_classes},
+        )
 
     def _check(self, labels: Tensor) -> None:
         """On other devices this would wait for the device in every forward; objectives check there, once a step."""

@@ -4,6 +4,7 @@ python reproduce/records/2026-11-21-objectives/run.py [VARIANT ...]     from the
 on one CPU thread. Runs lie in runs/objectives/.
 """
 
+import itertools
 import sys
 from pathlib import Path
 
@@ -14,6 +15,8 @@ from defar_analysis.core.training import train
 
 PASSES = 1260  # network passes of 64 images in each run: a forward counts 1, its backward 2
 SEEDS = (1, 2)
+PATHS = ("vp", "gvp")  # besides the linear one
+START_STEPS = 3000  # of flow matching, from nothing, before a path's post-trainings
 VARIANTS = {  # name: (objective, passes a step)
     "fm": ({"name": "flow_matching"}, 3),
     "ip": ({"name": "input_perturbation"}, 3),
@@ -42,16 +45,37 @@ VARIANTS = {  # name: (objective, passes a step)
     "beta2-half": ({"name": "defar", "detach_step": True, "beta2": 0.5}, 7),
     "beta2-five": ({"name": "defar", "detach_step": True, "beta2": 5.0}, 7),
 }
+# The same without labels: Tab. 2, its coupled rows, and Tab. 9's ADR of more steps, each a forward and a backward more.
+VARIANTS |= {f"uncond-{name}": VARIANTS[name] for name in ("fm", "ip", "sdss", "mdss", "fc")}
+VARIANTS |= {f"uncond-{name}": VARIANTS[name] for name in ("adr-detached", "defar-detached")}
+VARIANTS |= {"uncond-ot": VARIANTS["fm"], "uncond-ot-defar": VARIANTS["defar-detached"]}
+for steps, spacing in itertools.product((2, 3), ("random", "equal")):
+    longer = {**VARIANTS["adr-detached"][0], "steps": steps, "spacing": spacing}
+    VARIANTS[f"uncond-adr-{steps}-{spacing}"] = (longer, 3 * (steps + 1))
+# Tab. 5: other paths, without labels, each from a flow matching of its own.
+for path in PATHS:
+    VARIANTS |= {f"{path}-start": VARIANTS["fm"], f"{path}-fm": VARIANTS["fm"]}
+    VARIANTS[f"{path}-defar-detached"] = VARIANTS["defar-detached"]
 ONE_SEED = tuple(VARIANTS)[list(VARIANTS).index("low-pass") :]
 
 
 def recipe(variant: str, seed: int) -> Recipe:
     objective, passes = VARIANTS[variant]
-    return Recipe(
-        name=f"{variant}-{seed}", steps=PASSES // passes, global_batch=64, seed=seed,
-        init_from="reproduce/checkpoints/cifar10-sit", objective={**objective, "label_dropout": 0.1},
-        data=Data(), network=Network(), optimizer=Optimizer(lr=3e-4, warmup=20), log_every=10, save_every=60,
-    )  # fmt: skip
+    group, _, rest = variant.partition("-")
+    changes = {"data": Data(class_conditional=False)} if group in ("uncond", *PATHS) else {}
+    if rest.startswith("ot"):
+        changes["coupling"] = "ot"
+    if group in PATHS:
+        changes |= {"interpolant": group, "init_from": f"runs/objectives/{group}-start-1/checkpoint"}
+    if rest == "start":
+        changes |= {"init_from": None, "steps": START_STEPS, "optimizer": Optimizer(lr=1e-3, warmup=200)}
+    given = {
+        "name": f"{variant}-{seed}", "steps": PASSES // passes, "global_batch": 64, "seed": seed,
+        "init_from": "reproduce/checkpoints/cifar10-sit", "objective": {**objective, "label_dropout": 0.1},
+        "data": Data(), "network": Network(), "optimizer": Optimizer(lr=3e-4, warmup=20),
+        "log_every": 10, "save_every": 60,
+    }  # fmt: skip
+    return Recipe(**{**given, **changes})
 
 
 if __name__ == "__main__":
