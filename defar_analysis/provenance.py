@@ -35,6 +35,21 @@ def git_commit(folder: Path) -> str | None:
         return None
 
 
+def last_commit(files: list[Path]) -> str | None:
+    """The commit that last changed any of the files, with "+" where one differs from it by now; None outside of one."""
+    if not files:
+        return None
+    git = ["git", "-C", str(files[0].parent)]
+    names = [str(file.absolute()) for file in files]
+    try:
+        run = {"capture_output": True, "text": True, "check": True, "timeout": 10}
+        commit = subprocess.run([*git, "log", "-1", "--format=%h", "--abbrev=12", "--", *names], **run).stdout.strip()
+        changed = subprocess.run([*git, "status", "--porcelain", "--", *names], **run).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return f"{commit}{'+' if changed else ''}" if commit else None
+
+
 def digest(value: Any) -> str:
     """A short name for plain values: equal values, equal name."""
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:16]

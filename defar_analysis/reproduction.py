@@ -18,7 +18,7 @@ from .catalog import Artefact, Figure
 from .drawing_code import drawing_code
 from .errors import DefarError, Interrupted, one_line
 from .files import replaced
-from .provenance import files_digest
+from .provenance import files_digest, last_commit
 
 # What a first run takes, set-up aside; full follows from its forwards.
 TAKES = {"tiny": "a few minutes", "quick": "3 to 8 minutes on 2 cores", "full": "about four hours on 2 cores"}
@@ -148,7 +148,10 @@ def _shown(folder: Path, entry: Figure, artefact: Artefact) -> dict:
     files |= {kind: stem.with_suffix(f".{kind}") for kind in ("csv", "md", "tex")}
     files["notebook"] = _executed_copy(folder, entry.id)
     command = f"defar reproduce --profile {p['profile']} --only {entry.id}"
-    machine = {key: p[key] for key in ("command", "commit", "device") if key in p}
+    machine = {key: p[key] for key in ("command", "device") if key in p}
+    commit = last_commit(catalog.data_files(artefact))
+    if commit is not None:
+        machine["commit"] = f"{commit} (the last that changed these data)"
     return {
         "id": entry.id, "title": entry.title, "paper": entry.paper, "caption": entry.caption,
         "group": _group(entry.paper), "numbers": _key_numbers(artefact), "note": p["note"],

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from functools import cached_property, partial
 from itertools import product
 from pathlib import Path
@@ -55,6 +55,7 @@ class Grid:
     """The cells of a table: every checkpoint by every solver, NFE and guidance scale (None: no guidance).
 
     checkpoints: a model's folder by its name; or several, one for each interpolant that it was trained on (Tab. 5).
+    discriminators: the folder of the one that guides a model, by the model's name, for those that have one (Tab. 2).
     """
 
     checkpoints: Mapping[str, Path | Sequence[Path]]
@@ -62,8 +63,11 @@ class Grid:
     solvers: tuple[str, ...] = ("euler",)
     guidances: tuple[float | None, ...] = (None,)
     seed: int = SEED
+    discriminators: Mapping[str, Path] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        for model in self.discriminators.keys() - self.checkpoints.keys():
+            raise DefarError(f"discriminator of {model!r}: no such model among {', '.join(self.checkpoints)}")
         if not self.checkpoints or not self.nfes or not self.solvers:
             raise DefarError("a robustness table needs a checkpoint, an NFE and a solver at least")
         for solver in self.solvers:
@@ -144,7 +148,10 @@ class Sweep:
 
     def source(self, cell: Cell) -> ImageSource:
         solver = solver_named(cell.solver, cell.nfe // EVALUATIONS[cell.solver])
-        plan = Plan(solver, self.protocol.count, self.grid.seed, self.protocol.labels, cell.guidance)
+        judge = self.grid.discriminators.get(cell.model)
+        plan = Plan(
+            solver, self.protocol.count, self.grid.seed, self.protocol.labels, cell.guidance, discriminator=judge
+        )
         return ImageSource(self.network(cell), plan, self.device)
 
     def samples(self, cell: Cell) -> Path:

@@ -13,9 +13,11 @@ import torch
 
 from defar_analysis import evaluating, robustness_sweep, sampling
 from defar_analysis.cli import main
-from defar_analysis.core.checkpoints import Card, save_checkpoint
+from defar_analysis.core.checkpoints import Card, load_checkpoint, save_checkpoint
 from defar_analysis.core.datasets import ImageDataset, npz_dataset
+from defar_analysis.core.discriminators import DiscriminatorCard, save_discriminator
 from defar_analysis.core.networks import SiT
+from defar_analysis.core.networks.discriminator import ConvDiscriminator
 from defar_analysis.core.samplers import Euler
 from defar_analysis.errors import Interrupted
 from defar_analysis.evaluating import evaluate_sources
@@ -132,6 +134,7 @@ def test_a_cells_steps_make_its_evaluations(folder):
         ({"solvers": ("dopri5",)}, ["'dopri5'", "euler, heun, em"]),
         ({"nfes": ()}, ["an NFE"]),
         ({"checkpoints": {}}, ["a checkpoint"]),
+        ({"discriminators": {"other": Path("judge")}}, ["'other'", "sit, defar"]),
     ],
 )
 def test_grids_that_cannot_be_are_refused(options, parts, refuses):
@@ -248,6 +251,22 @@ def test_guidance_reaches_the_samples(folder):
     table = run(a_sweep((2,), guidances=(None, 3.0)), "sit").table
     rows = table[(table["metric"] == FD) & (table["model"] == "sit")]
     assert rows["guidance"].isna().tolist() == [True, False] and rows["value"].nunique() == 2
+
+
+def test_a_discriminator_guides_its_own_model_only(folder):
+    judges = {"name": "sit", "sha256": load_checkpoint(folder / "sit").card.sha256}
+    torch.manual_seed(3)
+    judge = ConvDiscriminator(3, 4, 8, 8)
+    torch.nn.init.normal_(judge.head.weight, std=3)
+    save_discriminator(folder / "judge", judge, DiscriminatorCard("judge", "", "linear", judges, {}))
+    models = {"sit": Path("sit"), "guided": Path("sit"), "defar": Path("defar")}
+    alone, guided = a_sweep((4,), checkpoints=models), a_sweep((4,), checkpoints=models, discriminators={
+        "guided": Path("judge")})  # fmt: skip
+    first, second = ({cell.model: sweep.samples(cell) for cell in sweep.cells} for sweep in (alone, guided))
+    assert {model for model in models if first[model] != second[model]} == {"guided"}
+    found = values(run(guided, "sit"))
+    assert found["guided", 4] != found["sit", 4] == values(run(alone, "sit"))["guided", 4]
+    assert npz_record(second["guided"])["command"]["discriminator"]["weight"] == 1.0
 
 
 def test_a_model_may_have_a_checkpoint_for_each_interpolant(folder, refuses):

@@ -15,6 +15,7 @@ from ..errors import DefarError
 from ..files import replaced
 
 KEYS = ("id", "title")
+LONGEST_NAME = 40  # letters; longer cells are sentences
 FILES = {
     "png": "PNG", "pdf": "PDF", "csv": "CSV", "md": "Markdown", "tex": "LaTeX", "notebook": "Executed notebook",
 }  # fmt: skip
@@ -40,6 +41,7 @@ img { display: block; max-width: 100%; margin: .8rem auto; padding: .5rem; backg
 table { border-collapse: collapse; font-size: .85rem; font-variant-numeric: tabular-nums }
 th, td { padding: .2rem .7rem; border-bottom: 1px solid var(--line); text-align: left; white-space: nowrap }
 td.number, th.number { text-align: right }
+td.words { min-width: 15rem; white-space: normal }
 details { margin-top: .7rem; color: var(--soft); font-size: .85rem }
 dl { display: grid; grid-template-columns: max-content minmax(0, 1fr); gap: .1rem 1rem; margin: .4rem 0 }
 dd { margin: 0 }
@@ -129,7 +131,7 @@ def _link(folder: Path, path: Path | str) -> str:
 
 
 def _table(frame: pd.DataFrame) -> str:
-    mark = [' class="number"' if pd.api.types.is_numeric_dtype(kind) else "" for kind in frame.dtypes]
+    mark = [f' class="{kind}"' if (kind := _kind(frame[name])) else "" for name in frame]
     head = "".join(f"<th{kind}>{escape(str(name))}</th>" for kind, name in zip(mark, frame.columns, strict=True))
     lines = []
     for row in frame.itertuples(index=False, name=None):
@@ -137,6 +139,13 @@ def _table(frame: pd.DataFrame) -> str:
         lines.append(f"<tr>{cells}</tr>")
     body = "\n".join(lines)
     return f'<div class="table"><table>\n<thead><tr>{head}</tr></thead>\n<tbody>\n{body}\n</tbody></table></div>'
+
+
+def _kind(column: pd.Series) -> str:
+    """How a column is set: numbers to the right, sentences in several lines, words and names in one."""
+    if pd.api.types.is_numeric_dtype(column):
+        return "number"
+    return "words" if column.astype(str).str.len().max() > LONGEST_NAME else ""
 
 
 def _text(value: object) -> str:

@@ -154,3 +154,10 @@ def test_numbers_are_readable():
     for value, text in values.items():
         assert gallery._text(value) == text
     assert gallery._text(None) == gallery._text(pd.NA) == gallery._text(np.float64("nan")) == "–"
+
+
+def test_sentences_are_set_in_several_lines_and_names_in_one(folder):
+    numbers = pd.DataFrame({"name": ["short"], "words": ["a sentence that is longer than any name can be"], "n": [1]})
+    page = gallery.write(folder, [entry(folder, numbers=numbers)]).read_text()
+    assert "<td>short</td>" in page and '<td class="words">a sentence' in page and '<td class="number">1</td>' in page
+    assert "white-space: normal" in gallery.CSS
