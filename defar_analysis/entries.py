@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from functools import partial
+from collections.abc import Callable
+from importlib import import_module
 from typing import TYPE_CHECKING
 
 import pandas as pd
 
 from .artefacts import Artefact, Figure
-from .paper_tables import METHODS_TABLES, TABLES
+from .our_rows import LABELS, METHODS_TABLES
+from .paper_tables import TABLES
 
 if TYPE_CHECKING:
     from .experiment import Experiment
@@ -50,52 +52,9 @@ def _build_samples(e: Experiment) -> Artefact:
     return e.artefact("samples", ("SiT", "DEFAR"), table, arrays=arrays)
 
 
-def _build_plane(e: Experiment) -> Artefact:
-    from .plane_study import build
-
-    return build(e)
-
-
-def _build_corrections(e: Experiment) -> Artefact:
-    from .corrections_study import build
-
-    return build(e)
-
-
-def _build_robustness(e: Experiment) -> Artefact:
-    from .robustness_study import build
-
-    return build(e)
-
-
-def _build_evaluator(e: Experiment) -> Artefact:
-    from .evaluator_study import build
-
-    return build(e)
-
-
-def _build_methods(e: Experiment) -> Artefact:
-    from .methods_study import build
-
-    return build(e)
-
-
-def _build_claims(e: Experiment) -> Artefact:
-    from .claims import build
-
-    return build(e)
-
-
-def _build_picture(id: str, e: Experiment) -> Artefact:
-    from . import paper_figures
-
-    return getattr(paper_figures, f"build_{id}")(e)
-
-
-def _build_table(id: str, e: Experiment) -> Artefact:
-    from .paper_tables import build
-
-    return build(id, e)
+def _by(module: str, *given: str) -> Callable[[Experiment], Artefact]:
+    """The module's build(*given, experiment); it is loaded when it is needed."""
+    return lambda e: import_module(f".{module}", __package__).build(*given, e)
 
 
 def _plot_fig3(a: Artefact):
@@ -120,6 +79,12 @@ def _plot_samples(a: Artefact):
     from .plots import samples
 
     return samples.plot(a.table, a.arrays, note=a.provenance["note"])
+
+
+def _plot_slowflow(a: Artefact):
+    from .plots import slow_flow
+
+    return slow_flow.plot(a.table, a.tables["changes"], a.tables["paper"], note=a.provenance["note"])
 
 
 def _plot_plane(a: Artefact):
@@ -152,7 +117,8 @@ def _plot_evaluator(a: Artefact):
 def _plot_methods(a: Artefact):
     from .plots import methods
 
-    return methods.plot(a.table, a.tables["differences"], note=a.provenance["note"])
+    labelled = (table[table["group"] == LABELS] for table in (a.table, a.tables["differences"]))
+    return methods.plot(*labelled, note=a.provenance["note"])
 
 
 def _plot_claims(a: Artefact):
@@ -202,7 +168,7 @@ ENTRIES = (
         "over t (sliced Wasserstein-2): mean over seeds, band from the lowest to the highest. Dashed: the exact field "
         "by as many steps. Dotted: true data against true data. The paper's figure is a sketch, this one a "
         "measurement.",
-        partial(_build_picture, "fig1"), _plot_fig1,
+        _by("paper_figures", "fig1"), _plot_fig1,
     ),
     Figure(
         "fig2", "Fig. 2", "The method in one measured step",
@@ -211,7 +177,7 @@ ENTRIES = (
         "their way to the loss: FC's weight and loss (Eqs. 15, 16), ADR's unit lengths (Eqs. 9, 20), and their sum "
         "(Eq. 8), with this step's numbers. Eqs. 15 and 16 are this project's reading of the paper. One pair, chosen "
         "by a rule and not an average.",
-        partial(_build_picture, "fig2"), _plot_fig2,
+        _by("paper_figures", "fig2"), _plot_fig2,
     ),
     Figure(
         "fig3", "Fig. 3 (a-d)", "Frequencies of prediction and exposure bias, and what reweighting by the bias does",
@@ -240,13 +206,25 @@ ENTRIES = (
         _build_samples, _plot_samples,
     ),
     Figure(
+        "slowflow", "MixFlow, Fig. 1", "Slow Flow: sampled states seem to be earlier than they are",
+        "Where sampled states lie on the path from their noise to a real image of their class: the slowed time m_t of "
+        "the nearest point, for each model (top: mean, 5 to 95 % of images, least to most). MixFlow does not say which "
+        "image; with this one m_t < t holds for a perfect model too, as its sample is another image: compare with the "
+        "Gaussian reference, an exact field without defect. Below: means minus t, beside an image of the class and "
+        "beside the noise that the model itself makes of the image, where a perfect model with fine steps ends at 0; "
+        "and each model against SiT, paired by image. Shaded and bars: 95 % bootstrap over images. Hollow: MixFlow's "
+        "bands (SiT-B, ImageNet-256 latents). MixFlow was trained 420 steps longer than SiT. A larger m_t is not a "
+        "better image.",
+        _by("slow_flow_study"), _plot_slowflow, ("changes", "paper"),
+    ),
+    Figure(
         "plane", "the method on 2-D data, as Figs. 1 and 2", "What bias, drift, ADR, FC and MixFlow do in the plane",
         "A small network on a ring of eight Gaussians, where the exact velocity is known. One simulated step and what "
         "ADR, FC and MixFlow make of it (a-d); samples of each method from the same noise; loss, bias and speed at "
         "true states, drift and quality of sampling, and the paired change against flow matching, FM (e-j). Dashed: "
         "the exact field, which has no defect and yet a bias. Dotted: true data against true data. Distances are "
         "sliced Wasserstein-2. The table has every method against FM at equal compute, paired by seed.",
-        _build_plane, _plot_plane, ("verdicts",),
+        _by("plane_study"), _plot_plane, ("verdicts",),
     ),
     Figure(
         "corrections", "training-free methods that the paper cites",
@@ -257,7 +235,7 @@ ENTRIES = (
         "method changes the samples' energy against plain SiT, paired by image (c), and samples of all methods, a row "
         "from one noise and label (d). Shaded and bars: 95 % bootstrap over images. More or less energy is not better "
         "or worse images: no quality metric is measured here.",
-        _build_corrections, _plot_corrections, ("changes", "changes_defar"),
+        _by("corrections_study"), _plot_corrections, ("changes", "changes_defar"),
     ),
     Figure(
         "robustness", "Tab. 4 (right)", "Sample quality over the number of steps",
@@ -266,7 +244,7 @@ ENTRIES = (
         "another metric on ImageNet-256, in a panel of its own (c); precision, recall and an inception score of the "
         "same network (d-f). Dashed: as many test images, which have no error: what is left is the distance's own bias "
         "at this n. Bars: 95 % bootstrap over images.",
-        _build_robustness, _plot_robustness, ("differences", "steps", "verdicts", "paper"),
+        _by("robustness_study"), _plot_robustness, ("differences", "steps", "verdicts", "paper"),
     ),
     Figure(
         "evaluator", "behind Tab. 4", "What the evaluator sees",
@@ -275,39 +253,39 @@ ENTRIES = (
         "recall, over the strength of noise, of blur and of class removal. Dashed: the undamaged test images, which "
         "have no error: their distance, the floor, comes of the number of images. Bars and bands: 95 % bootstrap over "
         "images. A metric that is to rank samplers must move one way with the damage.",
-        _build_evaluator, _plot_evaluator, ("changes", "verdicts"),
+        _by("evaluator_study"), _plot_evaluator, ("changes", "verdicts"),
     ),
     Figure(
-        "methods", "behind Tabs. 1, 6 and 7", "Sample quality of every objective at equal compute",
+        "methods", "behind Tabs. 1, 2 and 4-9", "Sample quality of every objective at equal compute",
         "Every objective post-trained from the shipped SiT with the same number of network passes: paired change of "
         "the Fréchet distance of EfficientNet features (FD-EffNet-128, no FID) against SiT trained on as long, of each "
         "training seed (left), and precision over recall (right). Bars: 95 % bootstrap over images. ADR and DEFAR stop "
         "the gradient at x_hat; literal: they do not.",
-        _build_methods, _plot_methods, METHODS_TABLES,
+        _by("methods_study"), _plot_methods, METHODS_TABLES,
     ),
     Figure(
         "fig4", "Fig. 4", "Samples of the paper's methods from the same noise",
         "One column for each method, one row for each noise and class; images 0 to 5 in order, not picked. CIFAR-10, "
         "small networks post-trained at equal compute, without guidance; the paper shows ImageNet-256. A handful of "
         "images of one training run ranks nothing.",
-        partial(_build_picture, "fig4"), _plot_columns, shared="methods_samples.ipynb",
+        _by("paper_figures", "fig4"), _plot_columns, shared="methods_samples.ipynb",
     ),
     Figure(
         "fig6", "Fig. 6", "More samples from the same noise",
         "As Fig. 4, images 6 to 11. The paper's are ImageNet-256.",
-        partial(_build_picture, "fig6"), _plot_columns, shared="methods_samples.ipynb",
+        _by("paper_figures", "fig6"), _plot_columns, shared="methods_samples.ipynb",
     ),
     Figure(
         "fig7", "Fig. 7", "Samples on CelebA-64: not run",
         "Not run: no network was trained on CelebA-64, whose pictures no package has. Below, what the paper ran, and "
         "the commands that train and sample each method where they are.",
-        partial(_build_picture, "fig7"), _plot_not_run, shared="methods_samples.ipynb",
+        _by("paper_figures", "fig7"), _plot_not_run, shared="methods_samples.ipynb",
     ),
     Figure(
         "fig8", "Fig. 8", "Samples of DEFAR",
         "All 20 images of DEFAR's small CIFAR-10 network, in order, without guidance. The paper's Fig. 8 shows "
         "DEFAR-XL/2+ on ImageNet-256 with 50 NFE and guidance of scale 4.",
-        partial(_build_picture, "fig8"), _plot_columns, shared="methods_samples.ipynb",
+        _by("paper_figures", "fig8"), _plot_columns, shared="methods_samples.ipynb",
     ),
     *(
         Figure(
@@ -315,7 +293,7 @@ ENTRIES = (
             "By how many percent each row differs from its baseline in the table's first metric: the paper's (left) "
             "and ours, paired by image, with 95 % intervals (right). Below it, or in the linked files, the numbers: "
             "the paper's, ours and the difference where both measure the same. " + t.caption,
-            partial(_build_table, t.id), _plot_table, ("changes",), "tables.ipynb",
+            _by("paper_tables", t.id), _plot_table, ("changes",), "tables.ipynb",
         )
         for t in TABLES.values()
     ),
@@ -323,6 +301,6 @@ ENTRIES = (
         "claims", "Secs. 5.2 and 6", "The paper's claims, one by one",
         "What each sentence says, in how many comparisons the paper's own tables bear it out, and what follows here. "
         "Generated from the committed tables. Undecided: the intervals or the training seeds do not agree.",
-        _build_claims, _plot_claims,
+        _by("claims"), _plot_claims, ("contradictions",),
     ),
 )  # fmt: skip

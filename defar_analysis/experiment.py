@@ -29,7 +29,8 @@ from .measures.maps import BiasMaps
 from .measures.store import Store
 from .paper import figure_values
 
-METHODS = {"SiT": "cifar10-sit", "DEFAR": "cifar10-defar"}
+METHODS = {"SiT": "cifar10-sit", "DEFAR": "cifar10-defar"}  # of equal compute
+SHIPPED = METHODS | {"MixFlow": "cifar10-mixflow"}  # post-trained from SiT
 REFERENCE = "Gaussian reference"
 CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 SEED = 0
@@ -71,7 +72,7 @@ class Experiment:
         return self._checkpoints[name]
 
     def _load(self, name: str) -> Checkpoint:
-        folder = self.root / "reproduce" / "checkpoints" / METHODS[name]
+        folder = self.root / "reproduce" / "checkpoints" / SHIPPED[name]
         if not folder.is_dir():
             raise DefarError(f"{folder}: no such checkpoint; run in a clone of the project or name it with --root")
         return load_checkpoint(folder, device=self.device)

@@ -1,4 +1,4 @@
-"""The samples of every objective, post-trained at equal compute: behind Tabs. 1 and 6-8, the claims, Figs. 4, 6 and 8.
+"""The samples of every objective, post-trained at equal compute: behind Tabs. 1, 2 and 4-9, the claims, Figs. 4, 6, 8.
 
 The runs are those of reproduce/records/2026-11-21-objectives, whose checkpoints are too many to be shipped: only the
 profile "full" measures them, from runs/objectives; "quick" draws what is committed.
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,10 +21,10 @@ from .core.datasets import npz_dataset
 from .errors import DefarError
 from .evaluating import quality_warnings
 from .experiment import CLASSES, SEED
-from .measures.evaluation import Evaluation, differences
+from .measures.evaluation import DIFFERENCES, Evaluation, differences
 from .measures.protocols import DEFAULT, Protocol, protocol
 from .measures.robustness import quality_table
-from .paper_tables import METHODS_TABLES, METHODS_TAKE, RUN
+from .our_rows import LABELS, METHODS_TABLES, METHODS_TAKE, NO_LABELS, PATHS, RUN, STEPS
 from .robustness_sweep import Grid, Sweep
 
 if TYPE_CHECKING:
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
 ID, BASELINE, METHOD = "methods", "SiT", "DEFAR"
 SHOWN = 20  # images of each method for the sample figures
+IN_PART = ["group", "seed", "solver", "interpolant", "nfe"]  # methods are compared where these are the same
 
 # Method: its run in the record. DEFAR and its parts stop the gradient at x_hat; the literal reading shortens the
 # velocity to a third (record 2026-11-21-adr-gradient) and stands beside them as "literal".
@@ -43,61 +44,114 @@ ONE_SEED = {
     "ADR literal": "adr", "DEFAR literal": "defar",
     "weight: low pass": "low-pass", "weight: high pass": "high-pass", "weight: image": "image",
     "weight: noise": "noise",
-    "target: raw": "none", "target: rescaled": "rescale",
+    "target: raw": "none", "target: rescaled": "rescale", "target: straight": "straight",
+    "beta1 = 1": "beta1-one", "beta1 = 50": "beta1-fifty", "alpha = 0.5": "alpha-half", "alpha = 5": "alpha-five",
+    "beta2 = 0.5": "beta2-half", "beta2 = 5": "beta2-five",
 }  # fmt: skip
+UNLABELLED = {
+    **{method: f"uncond-{run}" for method, run in BOTH_SEEDS.items()},
+    **{f"ADR, {n} {spacing}": f"uncond-adr-{n}-{spacing}" for n in (2, 3) for spacing in ("random", "equal")},
+}  # fmt: skip
+STEPPED = ("SiT", "IP", "SDSS", "MDSS", "DEFAR")  # Tab. 4, right
 # What the paper compares with something else than SiT.
 PAIRS = {
     "ADR": ("SDSS", "MDSS"),
     "DEFAR": ("ADR", "FC", "IP", "SDSS", "MDSS"),
     **{name: (METHOD,) for name in ONE_SEED if name.startswith("weight: ")},
+    **{name: ("ADR",) for name in UNLABELLED if name.startswith("ADR, ")},
 }
 
 
 @dataclass(frozen=True)
+class Part:
+    """Methods that are compared with one another: checkpoint folders under the project by method, sampled alike."""
+
+    group: str
+    runs: Mapping[str, str]
+    seed: int = 1
+    nfe: int = 50
+    solver: str = "euler"
+
+
+@dataclass(frozen=True)
 class Study:
-    """runs: for each seed the checkpoints' folders under the project, by method."""
+    """count: samples of each method in each part."""
 
-    runs: Mapping[int, Mapping[str, str]]
+    parts: tuple[Part, ...]
     count: int
-    nfe: int
-
-
-def _full() -> Study:
-    one, other = ({m: f"runs/objectives/{run}-{seed}/checkpoint" for m, run in BOTH_SEEDS.items()} for seed in (1, 2))
-    alone = {method: f"runs/objectives/{run}-1/checkpoint" for method, run in ONE_SEED.items()}
-    return Study({1: one | alone, 2: other}, 1000, 50)
 
 
 _SHIPPED = {"SiT": "reproduce/checkpoints/cifar10-sit", "DEFAR": "reproduce/checkpoints/cifar10-defar"}
-STUDIES = {"tiny": Study({1: _SHIPPED}, 64, 2), "full": _full()}
+
+
+def _full() -> Study:
+    def runs(given: Mapping[str, str], seed: int = 1) -> dict[str, str]:
+        return {method: f"runs/objectives/{run}-{seed}/checkpoint" for method, run in given.items()}
+
+    two = (METHOD, BASELINE)
+    linear = {name: run for name, run in UNLABELLED.items() if name in two}
+    on_paths = [runs(linear), runs({BASELINE: "gvp-fm", METHOD: "gvp-defar-detached"})]
+    stepped = runs({name: run for name, run in BOTH_SEEDS.items() if name in STEPPED})
+    return Study(
+        (
+            Part(LABELS, runs(BOTH_SEEDS | ONE_SEED)),
+            Part(LABELS, runs(BOTH_SEEDS, 2), seed=2),
+            Part(NO_LABELS, runs(UNLABELLED)),
+            *(Part(PATHS, of_path, solver=solver) for of_path in on_paths for solver in ("euler", "em")),
+            *(Part(STEPS, stepped, nfe=nfe) for nfe in (30, 50)),
+        ),
+        1000,
+    )
+
+
+STUDIES = {"tiny": Study((Part(LABELS, _SHIPPED, seed=0, nfe=2),), 64), "full": _full()}
 
 
 def build(experiment: Experiment) -> Artefact:
-    """Every method and seed under one protocol, from one noise; what lies in results/ is not made again."""
+    """Every part under one protocol, from one noise; what lies in results/ is not made again."""
     if experiment.profile not in STUDIES:
         return committed(ID, METHODS_TABLES, experiment.root, METHODS_TAKE)
-    study = STUDIES[experiment.profile]
+    return _measured(experiment, STUDIES[experiment.profile])
+
+
+def sampled(experiment: Experiment, methods: Sequence[str] = tuple(BOTH_SEEDS)) -> Artefact:
+    """The study's first part with its first images: `samples` (M, SHOWN, H, W, 3) uint8, from the same noise for every
+    method, image i of class i mod 10; the methods' names stand in the provenance under "sampled".
+
+    In the profile "tiny" only those methods that it has. Raises DefarError where a run is missing.
+    """
+    study = replace(STUDIES[experiment.profile], parts=STUDIES[experiment.profile].parts[:1])
+    found, sweep = _measured(experiment, study), sweep_of(experiment, study, study.parts[0])
+    images = {cell.model: npz_dataset(sweep.samples(cell)).images for cell in sweep.cells if cell.model in methods}
+    names = [name for name in methods if name in images]
+    shown = np.stack([np.asarray(images[name][:SHOWN]).transpose(0, 2, 3, 1) for name in names])
+    return replace(found, arrays={"samples": shown}, provenance={**found.provenance, "sampled": names})
+
+
+def _measured(experiment: Experiment, study: Study) -> Artefact:
     used = protocol(DEFAULT, study.count)
-    parts: dict[str, list[pd.DataFrame]] = {"table": [], "differences": [], "pairs": []}
+    found: dict[str, list[pd.DataFrame]] = {"table": [], "differences": [], "pairs": []}
     models = {}
-    for seed in study.runs:
-        sweep = sweep_of(experiment, study, seed)
+    for part in study.parts:
+        sweep = sweep_of(experiment, study, part)
         with quality_warnings():
-            found = sweep.evaluations()
-        parts["table"].append(by_method(quality_table(found), seed))
-        evaluations = {cell.model: evaluation for cell, evaluation in found.items()}
+            measured = sweep.evaluations()
+        table = quality_table(measured).rename(columns={"model": "method"}).assign(group=part.group, seed=part.seed)
+        found["table"].append(table)
+        evaluations = {cell.model: evaluation for cell, evaluation in measured.items()}
         for name, wanted in (("differences", dict.fromkeys(evaluations, (BASELINE,))), ("pairs", PAIRS)):
-            parts[name].append(compared(evaluations, wanted, used).assign(seed=seed, nfe=study.nfe))
+            rows = compared(evaluations, wanted, used)
+            found[name].append(rows.assign(protocol=used.name, **{key: table[key].iloc[0] for key in IN_PART}))
         for cell in sweep.cells:
             card = sweep.network(cell).card
-            models[f"{cell.model}, seed {seed}"] = {"checkpoint": card.name, "sha256": card.sha256}
+            models[f"{cell.model}, {card.name}"] = {"checkpoint": card.name, "sha256": card.sha256}
         experiment.measured += sweep.measured
-    tables = {name: pd.concat(frames, ignore_index=True) for name, frames in parts.items()}
+    tables = {name: pd.concat(parts, ignore_index=True) for name, parts in found.items()}
     table = tables.pop("table")
     provenance: dict[str, Any] = {
         "profile": experiment.profile,
-        "note": f"post-trained from one SiT at equal compute; n = {study.count}, Euler, {study.nfe} evaluations, "
-        f"CIFAR-10 with labels, noise seed {SEED}; profile {experiment.profile}",
+        "note": f"post-trained at equal compute; CIFAR-10, n = {study.count}, noise seed {SEED}; profile "
+        f"{experiment.profile}",
         "models": models,
         "classes": CLASSES,
         "protocols": {
@@ -117,60 +171,42 @@ def build(experiment: Experiment) -> Artefact:
     return Artefact(ID, table, {**tables, "seeds": over_seeds(table)}, {}, provenance, folder)
 
 
-def samples(experiment: Experiment, methods: Sequence[str] = tuple(BOTH_SEEDS)) -> dict[str, np.ndarray]:
-    """The first images of each method's first seed, (SHOWN, H, W, 3) uint8; image i from noise i, class i mod 10.
-
-    In the profile "tiny" only those methods that it has. Raises DefarError where a run is missing.
-    """
-    study = STUDIES[experiment.profile]
-    seed = min(study.runs)
-    sweep = sweep_of(experiment, study, seed)
-    with quality_warnings():
-        sweep.evaluations()  # from results/, unless something is missing there
-    images = {cell.model: npz_dataset(sweep.samples(cell)).images for cell in sweep.cells if cell.model in methods}
-    return {m: np.asarray(images[m][:SHOWN]).transpose(0, 2, 3, 1) for m in methods if m in images}
-
-
-def sweep_of(experiment: Experiment, study: Study, seed: int) -> Sweep:
-    """The sweep over one training seed's runs."""
-    folders = {method: checked(experiment.root / folder) for method, folder in study.runs[seed].items()}
-    grid = Grid(folders, (study.nfe,), seed=SEED)
+def sweep_of(experiment: Experiment, study: Study, part: Part) -> Sweep:
+    """The sweep over one part's runs."""
+    folders = {method: checked(experiment.root / folder) for method, folder in part.runs.items()}
+    grid = Grid(folders, (part.nfe,), (part.solver,), seed=SEED)
     return Sweep(grid, protocol(DEFAULT, study.count), experiment.root / "results", str(experiment.device), say=_say)
 
 
 def checked(folder: Path) -> Path:
-    """The folder, if it holds a checkpoint. Raises DefarError with the command that would train it."""
-    if not folder.is_dir():
-        variant = folder.parent.name.rpartition("-")[0]
-        raise DefarError(f"{folder}: not trained here; run: {RUN} {variant}")
-    return folder
-
-
-def by_method(table: pd.DataFrame, seed: int) -> pd.DataFrame:
-    """A sweep's table with the training's seed; method is the name that the paper's tables are joined by."""
-    return table.assign(method=table["model"], seed=seed)
+    """The folder, if it is there. Raises DefarError with the command that would train it, or where to take it from."""
+    if folder.is_dir():
+        return folder
+    if folder.name != "checkpoint":
+        raise DefarError(f"{folder}: not there; it comes with a clone of the project")
+    variant = folder.parent.name.rpartition("-")[0]
+    path = variant.partition("-")[0]
+    start = f"{path}-start " if path in ("vp", "gvp") else ""
+    raise DefarError(f"{folder}: not trained here; run: {RUN} {start}{variant}")
 
 
 def compared(
     evaluations: Mapping[str, Evaluation], wanted: Mapping[str, Sequence[str]], used: Protocol
 ) -> pd.DataFrame:
-    """Paired differences of each method to each of its baselines, by image; those that are not there are left out."""
+    """DIFFERENCES of each method to each of its baselines, paired by image; those that are not there are left out."""
     parts = []
     for method, baselines in wanted.items():
         for baseline in baselines:
             if method != baseline and method in evaluations and baseline in evaluations:
-                pair = [evaluations[baseline], evaluations[method]]
-                parts.append(differences(pair, baseline, used).assign(method=method, protocol=used.name))
-    if not parts:  # a study too small for any of them
-        return pd.DataFrame(
-            columns=["method", "baseline", "metric", "percent", "percent_low", "percent_high", "verdict"]
-        )
-    return pd.concat(parts, ignore_index=True)
+                parts.append(differences([evaluations[baseline], evaluations[method]], baseline, used))
+    found = pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=DIFFERENCES)  # a tiny study
+    return found.rename(columns={"model": "method"})
 
 
 def over_seeds(table: pd.DataFrame) -> pd.DataFrame:
     """Mean and standard deviation of every metric over a method's training seeds; NaN for one seed."""
-    groups = table.groupby(["method", "metric", "n", "protocol", "nfe"], sort=False)
+    like = [name for name in IN_PART if name != "seed"]
+    groups = table.groupby([*like, "method", "metric", "n", "protocol"], sort=False)
     return groups["value"].agg(mean="mean", std="std", seeds="count").reset_index()
 
 

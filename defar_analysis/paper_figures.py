@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -34,6 +33,11 @@ CELEBA_PROTOCOL = (
     "has the same noise for every method."
 )
 _RECIPES = {"SiT": "sit", "IP": "ip", "SDSS": "sdss", "MDSS": "mdss", "DEFAR": "defar-250k"}
+
+
+def build(id: str, experiment: Experiment) -> Artefact:
+    """The entry of that name."""
+    return BUILDERS[id](experiment)
 
 
 # ---- from the study in the plane
@@ -95,12 +99,12 @@ def build_fig8(experiment: Experiment) -> Artefact:
 
 
 def _sampled(experiment: Experiment, id: str, methods: Sequence[str], images: Sequence[int] | None = None) -> Artefact:
-    from .methods_study import STUDIES
-    from .paper_tables import METHODS_TAKE
+    from .methods_study import STUDIES, sampled
+    from .our_rows import METHODS_TAKE
 
     if experiment.profile not in STUDIES:  # the images behind it are too many to be shipped
         return committed(id, (), experiment.root, METHODS_TAKE)
-    return sample_columns(experiment, id, _methods(experiment), methods, images)
+    return sample_columns(experiment, id, sampled(experiment), methods, images)
 
 
 def sample_columns(
@@ -170,15 +174,6 @@ def _plane(experiment: Experiment) -> Artefact:
     return build(experiment)
 
 
-def _methods(experiment: Experiment) -> Artefact:
-    """The methods study with the first images of each method."""
-    from .methods_study import build, samples
-
-    study, images = build(experiment), samples(experiment)
-    provenance = {**study.provenance, "sampled": list(images)}
-    return replace(study, arrays={"samples": np.stack(list(images.values()))}, provenance=provenance)
-
-
 def _derived(
     experiment: Experiment, id: str, source: Artefact, shown: Sequence[str], table: pd.DataFrame,
     arrays: dict[str, np.ndarray],
@@ -186,7 +181,11 @@ def _derived(
     """A part of another artefact with its provenance, less the models that are not shown; by the profile of the source,
     which may be what was committed by a better one, in the folder that this has a right to."""
     provenance = {**copy.deepcopy(source.provenance), "taken_from": source.id}
-    # A network stands there by its method alone or as "method, seed 1".
+    # A network stands there by its method alone or as "method, checkpoint".
     models = provenance["models"].items()
-    provenance["models"] = {key: model for key, model in models if key.partition(", seed ")[0] in shown}
+    provenance["models"] = {key: model for key, model in models if (key.rpartition(", ")[0] or key) in shown}
     return Artefact(id, table, {}, arrays, provenance, figures_folder(experiment.root, id, provenance["profile"]))
+
+
+BUILDERS = {"fig1": build_fig1, "fig2": build_fig2, "fig4": build_fig4, "fig6": build_fig6, "fig7": build_fig7,
+            "fig8": build_fig8}  # fmt: skip

@@ -253,7 +253,7 @@ def test_guidance_reaches_the_samples(folder):
     assert rows["guidance"].isna().tolist() == [True, False] and rows["value"].nunique() == 2
 
 
-def test_a_discriminator_guides_its_own_model_only(folder):
+def test_a_discriminator_guides_its_own_model_only(folder, capsys):
     judges = {"name": "sit", "sha256": load_checkpoint(folder / "sit").card.sha256}
     torch.manual_seed(3)
     judge = ConvDiscriminator(3, 4, 8, 8)
@@ -267,6 +267,10 @@ def test_a_discriminator_guides_its_own_model_only(folder):
     found = values(run(guided, "sit"))
     assert found["guided", 4] != found["sit", 4] == values(run(alone, "sit"))["guided", 4]
     assert npz_record(second["guided"])["command"]["discriminator"]["weight"] == 1.0
+    told = ["sit=sit", "guided=sit", "--discriminator", "guided=judge", "--nfe", "4", "--out", "t", *OPTIONS]
+    assert main(["robustness", *told]) == 0
+    rows = pd.read_csv("t.csv").query("metric == @FD").set_index("model")["value"]
+    assert rows["guided"] == pytest.approx(found["guided", 4], rel=1e-4) != pytest.approx(rows["sit"], rel=1e-4)
 
 
 def test_a_model_may_have_a_checkpoint_for_each_interpolant(folder, refuses):
@@ -375,6 +379,9 @@ def test_mistakes_end_with_status_2_and_one_line(folder, capsys, steps):
         (["gone", "--nfe", "2"], "gone: no such checkpoint"),
         (["sit", "--nfe", "2", "--protocol", "fid"], "unknown protocol 'fid'"),
         (["sit", "--nfe", "2", "--n", "1"], "n = 1: sample quality takes at least two"),
+        (["sit", "--nfe", "2", "--discriminator", "judge"], "--discriminator judge: name the model"),
+        (["sit", "--nfe", "2", "--discriminator", "sit=a", "sit=b"], "sit is guided by a already"),
+        (["sit", "--nfe", "2", "--discriminator", "other=a"], "discriminator of 'other': no such model among sit"),
         (["sit", "--nfe", "2", "--n", "61", "--reference", "real.npz"], "61 images asked for, 60 there"),
     ):
         assert main(["robustness", *arguments, "--device", "cpu"]) == 2

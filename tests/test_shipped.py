@@ -16,11 +16,11 @@ from defar_analysis.core.datasets import cifar10
 from defar_analysis.core.oracles import GaussianFlow
 from defar_analysis.core.recipes import load_recipe
 from defar_analysis.core.seeding import image_noise
-from defar_analysis.experiment import METHODS
+from defar_analysis.experiment import METHODS, SHIPPED
 from defar_analysis.measures.drift import sentences
 
 ROOT = Path(__file__).parents[1]
-CHECKPOINTS = {name: ROOT / "reproduce" / "checkpoints" / folder for name, folder in METHODS.items()}
+CHECKPOINTS = {name: ROOT / "reproduce" / "checkpoints" / folder for name, folder in SHIPPED.items()}
 MIB = 2**20
 
 
@@ -58,6 +58,7 @@ def test_checkpoints_had_equal_compute_and_their_recipes_are_the_committed_ones(
     passes = {}
     for name, folder in CHECKPOINTS.items():
         card = load_checkpoint(folder).card
+        assert card.name == folder.name
         recipe = load_recipe(ROOT / "reproduce" / f"{card.name.replace('-', '_')}.toml")
         trained = card.training["recipe"]
         assert trained["steps"] == recipe.steps == card.training["steps"]
@@ -72,14 +73,14 @@ def test_checkpoints_had_equal_compute_and_their_recipes_are_the_committed_ones(
 
 @pytest.mark.real_data
 def test_checkpoints_beat_the_gaussian_reference_on_test_images():
-    """512 test images: the loss of both below that of the best stationary Gaussian's exact field, at five times."""
+    """512 test images: the losses of SiT and DEFAR are below the best stationary Gaussian's, at five times."""
     train, test = cifar10("train"), cifar10("test")
     starts = range(0, len(train), 1000)
     reference = GaussianFlow.fit(train.batch(range(s, s + 1000)).data for s in starts)
     batch = test.batch(range(512))
     noise = image_noise(123, range(512), batch.data.shape[1:])
-    for name, folder in CHECKPOINTS.items():
-        checkpoint = load_checkpoint(folder)
+    for name in METHODS:  # MixFlow answers another question at true states
+        checkpoint = load_checkpoint(CHECKPOINTS[name])
         for t in (0.1, 0.3, 0.5, 0.7, 0.9):
             times = torch.full((512,), t)
             point = checkpoint.interpolant.at(noise, batch.data, times)

@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 
 from tyro.conf import Positional, arg
 
+from ..errors import DefarError
 from .options import Count, Device, Inception, ProtocolName, Reference
 
 
@@ -80,6 +81,14 @@ def robustness(
             help_behavior_hint="(default: none)",
         ),
     ] = (),
+    discriminator: Annotated[
+        tuple[str, ...],
+        arg(
+            help="folders of discriminators, each by the NAME of the model that it guides with weight 1",
+            metavar="NAME=FOLDER [NAME=FOLDER ...]",
+            help_behavior_hint="(default: none)",
+        ),
+    ] = (),
     protocol: ProtocolName = "offline-effnet-lite0-128",
     n: Count = None,
     reference: Reference = None,
@@ -107,8 +116,8 @@ def robustness(
     # scale 1 is no guidance, and costs half as much so
     scales = tuple(None if scale == 1 else scale for scale in guidance) or (None,)
     sweep = Sweep(
-        Grid(models, nfe, solver, scales, seed), named(protocol, n), results, device, reference=reference,
-        inception_weights=inception, say=_say,
+        Grid(models, nfe, solver, scales, seed, _judges(discriminator)), named(protocol, n), results, device,
+        reference=reference, inception_weights=inception, say=_say,
     )  # fmt: skip
     found = run(sweep, next(iter(models)))
     print(in_words(found, sweep.protocol))
@@ -127,6 +136,19 @@ def _models(given: tuple[str, ...]) -> dict[str, list[Path]]:
         name, folder = named[text] if text in named else (next(plain), text)
         models.setdefault(name, []).append(Path(folder))
     return models
+
+
+def _judges(given: tuple[str, ...]) -> dict[str, Path]:
+    """Discriminators' folders by model."""
+    judges = {}
+    for text in given:
+        name, _, folder = text.partition("=")
+        if not folder:
+            raise DefarError(f"--discriminator {text}: name the model that it guides: NAME=FOLDER")
+        if name in judges:
+            raise DefarError(f"--discriminator {text}: {name} is guided by {judges[name]} already; name one for it")
+        judges[name] = Path(folder)
+    return judges
 
 
 def _say(line: str) -> None:

@@ -115,6 +115,12 @@ class TrainingRun:
         ours, theirs = self.model.config, start.model.config
         weights, unlabelled = start.model.state_dict(), {}
         if not self.recipe.data.class_conditional and start.classes is not None:
+            trained = start.card.training.get("recipe")  # a card from elsewhere may have none
+            if trained and not trained["objective"].get("label_dropout", 0):
+                raise DefarError(
+                    f"init_from = {folder}: was trained with label_dropout = 0, its null label never; start a training "
+                    "without labels from one that was trained with some, such as 0.1"
+                )
             weights, theirs = start.model.without_labels(ours["num_classes"])
             unlabelled = {"labels": "none: its null label for every image"}
         other = [f"{key} {theirs.get(key)} instead of {ours[key]}" for key in ours if ours[key] != theirs.get(key)]

@@ -7,9 +7,10 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from .style import PAPER, Style, applied, require
-from .tables import SEED_MARKS, TINTS
+from .tables import TINTS
 
 COLUMNS = ("method", "seed", "metric", "percent", "percent_low", "percent_high")
+SEED_MARKS = "oD"
 WIDE = 150  # percent: beyond it the axis is linear near zero and logarithmic outside
 
 

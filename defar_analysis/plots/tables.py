@@ -10,9 +10,9 @@ from matplotlib.figure import Figure
 from .style import PAPER, Style, applied, require
 
 COLUMNS = ("where", "row", "who", "seed", "metric", "percent", "low", "high")
-MARKS, SEED_MARKS = "os^Dv<>P", "oD"
+MARKS = "os^Dv<>P"
 TINTS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#000000", "#777777")
-MOST_GROUPS = 6  # above it a group's name goes to the row
+MOST_GROUPS = 8  # above it a group's name goes to the row
 WIDE = 150  # percent: beyond it the axis is linear near zero and logarithmic outside
 ROW_HEIGHT = 0.2
 
@@ -33,15 +33,17 @@ def plot(changes: pd.DataFrame, style: Style = PAPER, *, note: str = "") -> Figu
         left, right = figure.subplots(1, 2, sharey=True)
         for place, (where, group) in enumerate(paper.groupby("where", sort=False)):
             _marks(left, group, rows, MARKS[place], TINTS[place], where)
-        for place, (seed, group) in enumerate(ours.groupby("seed", sort=False)):
-            shift = 0.0 if ours["seed"].nunique() == 1 else 0.16 * (1 - 2 * place)
-            _marks(right, group, rows, SEED_MARKS[place % 2], TINTS[place], f"training seed {seed}", shift)
+        runs = list(ours.groupby(["where", "seed"], sort=False))
+        shifts = np.linspace(0.24, -0.24, len(runs)) if len(runs) > 1 else (0.0,)
+        for place, ((where, seed), group) in enumerate(runs):
+            label = ", ".join(filter(None, (where, f"training seed {seed}" * (ours["seed"].nunique() > 1))))
+            _marks(right, group, rows, MARKS[place % len(MARKS)], TINTS[place % len(TINTS)], label, shifts[place])
         left.set_yticks(range(len(rows)), rows, fontsize=style.small_font)
         left.set_ylim(len(rows) - 0.5, -0.5)
         _finish(left, paper, f"paper: {_metric(paper)}, change (%)", style)
         if len(ours):
             _finish(right, ours, f"ours: {_metric(ours)}, change (%)", style)
-            if ours["seed"].nunique() > 1:
+            if len(runs) > 1:
                 right.legend(loc="best", fontsize=style.small_font)
         else:
             right.set_xticks([])

@@ -483,9 +483,7 @@ def test_a_post_training_that_has_begun_needs_its_origin_no_more(recipe, start, 
     ],
     ids=str,
 )
-def test_a_checkpoint_of_another_network_is_refused_by_what_differs(
-    recipe, start, tmp_path, changes, parts, refuses
-):
+def test_a_checkpoint_of_another_network_is_refused_by_what_differs(recipe, start, tmp_path, changes, parts, refuses):
     changes = dict(changes)
     if "network" in changes:
         options = {"patch_size": 4, "hidden_size": 16, "depth": 1, "num_heads": 2, **changes["network"]}
@@ -508,6 +506,9 @@ def test_a_training_without_labels_goes_on_from_the_null_label(recipe, data, sta
     folder = train(unlabelled, tmp_path / "post")
     assert load_checkpoint(folder).card.training["started_from"]["labels"].startswith("none")
     assert load_checkpoint(folder).classes is None
+    never = train(recipe(objective={"name": "flow_matching"}, steps=1), tmp_path / "never")
+    lacking = recipe(init_from=str(never), data=Data(str(data), class_conditional=False))
+    refuses(lambda: train(lacking, tmp_path / "lacking"), never, "label_dropout = 0")
     labelled = recipe(init_from=str(folder))
     refuses(lambda: train(labelled, tmp_path / "back"), folder, f"num_classes 1 instead of {CLASSES}")
 

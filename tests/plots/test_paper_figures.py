@@ -15,7 +15,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_hex
 from matplotlib.text import Text
 
-from defar_analysis import paper_figures
+from defar_analysis import methods_study, paper_figures
 from defar_analysis.artefacts import Artefact, write
 from defar_analysis.core.interpolants import Linear
 from defar_analysis.core.objectives import Defar
@@ -75,7 +75,7 @@ def methods():
     samples = np.full((len(METHODS), 20, 4, 4, 3), 7, np.uint8)
     samples[..., 0] = 40 * np.arange(len(METHODS))[:, None, None, None]
     samples[..., 1] = 10 * np.arange(20)[:, None, None]
-    models = {f"{name}, seed {seed}": {"checkpoint": name} for name in METHODS for seed in (1, 2)}
+    models = {f"{name}, run-{k}": {"checkpoint": f"run-{k}"} for k, name in enumerate(METHODS)}
     note = "Euler, 50 evaluations; profile full"
     provenance = {"profile": "full", "note": note, "classes": CLASSES, "sampled": METHODS, "models": models}
     return Artefact("methods", pd.DataFrame(), {}, {"samples": samples}, provenance)
@@ -84,7 +84,7 @@ def methods():
 @pytest.fixture
 def experiment(tmp_path, monkeypatch, plane, methods):
     monkeypatch.setattr(paper_figures, "_plane", lambda e: plane)
-    monkeypatch.setattr(paper_figures, "_methods", lambda e: methods)
+    monkeypatch.setattr(methods_study, "sampled", lambda e: methods)
     return SimpleNamespace(root=tmp_path, profile="tiny")
 
 
@@ -241,7 +241,7 @@ def test_fig8_shows_all_of_defars_images_once(experiment):
     axes = columns.plot(artefact.table, artefact.arrays).axes
     assert sorted(int(ax.images[0].get_array()[0, 0, 1]) for ax in axes) == [10 * i for i in range(20)]
     assert {int(ax.images[0].get_array()[0, 0, 0]) for ax in axes} == {40 * METHODS.index("DEFAR")}
-    assert list(artefact.provenance["models"]) == ["DEFAR, seed 1", "DEFAR, seed 2"]
+    assert list(artefact.provenance["models"]) == [f"DEFAR, run-{METHODS.index('DEFAR')}"]
 
 
 def test_what_a_grid_lacks_is_named(experiment, methods, refuses):

@@ -86,7 +86,7 @@ class SiT(nn.Module):
         return self._unpatch(self.final_layer(tokens, conditioning))[:, : self.in_channels]
 
     def without_labels(self, num_classes: int) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        """Weights and config of the network with `num_classes` classes that is, whatever the label, this one without."""
+        """Weights and config of the network with `num_classes` classes that is, for any label, this one without one."""
         name = "y_embedder.embedding_table.weight"
         weights = self.state_dict()
         return (

@@ -7,12 +7,12 @@ import torch
 from defar_analysis import GaussianFlow, cifar10, load_checkpoint
 from defar_analysis.core.seeding import image_noise
 
-CHECKPOINTS = Path(__file__).parents[2] / "checkpoints"
+FOLDERS = [Path(__file__).parents[2] / "checkpoints" / name for name in ("cifar10-defar", "cifar10-sit")]
 
 train, test = cifar10("train"), cifar10("test")
 starts = range(0, len(train), 1000)
 fields = {"Gaussian reference": GaussianFlow.fit(train.batch(range(s, s + 1000)).data for s in starts)}
-fields |= {folder.name: load_checkpoint(folder).model for folder in sorted(CHECKPOINTS.iterdir())}
+fields |= {folder.name: load_checkpoint(folder).model for folder in FOLDERS}
 batch = test.batch(range(512))
 noise = image_noise(123, range(512), batch.data.shape[1:])
 for name, field in fields.items():

@@ -1,0 +1,101 @@
+"""The catalog's entry on MixFlow's Slow Flow: all shipped checkpoints and an exact field, kept in results/."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+import torch
+
+from .catalog import Artefact, figures_folder
+from .core.interpolants import Linear
+from .core.samplers import Euler, Heun, sample
+from .core.seeding import image_noise
+from .experiment import CLASSES, REFERENCE, SEED, SHIPPED
+from .measures.base import Arrays
+from .measures.slow_flow import PAIRINGS, VERSION, bands, changes, invert, slowed_times
+from .paper import paper_values, selected
+
+if TYPE_CHECKING:
+    from .core.datasets import Batch
+    from .experiment import Experiment
+
+ID, BASELINE = "slowflow", "SiT"
+
+
+@dataclass(frozen=True)
+class Study:
+    """steps: of Euler, the paper's 50, and of Heun on the way back to noise."""
+
+    steps: int = 50
+    images: int = 128
+    chunk: int = 64
+
+
+STUDIES = {"tiny": Study(steps=3, images=8, chunk=8), "quick": Study(), "full": Study(images=512)}
+
+
+def build(experiment: Experiment) -> Artefact:
+    """Slowed times of every model in both pairings, with the same test images, labels and noise."""
+    study = STUDIES[experiment.profile]
+    names = (*SHIPPED, REFERENCE)
+    identities = {name: experiment._identity(name) for name in names}
+    batch = experiment.test_images.batch(range(study.images), device=experiment.device)
+    measured = {}
+    for name in names:
+        key = {
+            "version": VERSION, "study": asdict(study), "seed": SEED,
+            "test_data_sha256": experiment.test_images.hash, "device": experiment.device.type, **identities[name],
+        }  # fmt: skip
+        measured[name], new = experiment.store.keep("slow_flow", key, partial(_measure, experiment, name, study, batch))
+        experiment.measured += [f"slowed times of {name}"] if new else []
+
+    times = Euler(study.steps).times(experiment.checkpoint(BASELINE).interpolant).numpy().round(6)
+    slowed = {(name, p): table.attrs["arrays"][p] for p in PAIRINGS for name, table in measured.items()}
+    paper = selected(paper_values(experiment.root, "mixflow"), panel="fig1").rename(columns={"x": "t"})
+    tables = {
+        "changes": changes(slowed, times, BASELINE),
+        "paper": paper[["row", "column", "t", "value", "source"]],
+    }
+    costs = pd.concat([table.assign(model=name) for name, table in measured.items()]).set_index("model")
+    provenance: dict[str, Any] = {
+        "profile": experiment.profile,
+        "note": f"Euler, {study.steps} steps, {study.images} test images of CIFAR-10 with their labels, seed {SEED}; "
+        f"MixFlow: 420 steps more than SiT; profile {experiment.profile}",
+        "models": identities,
+        "pairings": {
+            "class": "noise with a test image of the class that it is sampled with",
+            "inversion": f"a test image with the noise that Heun, {study.steps} steps back, makes of it; not clipped",
+        },
+        "nfe": costs[["nfe", "inversion_nfe"]].to_dict("index"),
+        "inverted_noise_std": costs["inverted_noise_std"].round(6).to_dict(),
+        "test_data_sha256": experiment.test_images.hash,
+        "classes": CLASSES,
+        "seed": SEED,
+        "torch": torch.__version__,
+        "device": experiment.device.type,
+    }
+    folder = figures_folder(experiment.root, ID, experiment.profile)
+    return Artefact(ID, bands(slowed, times), tables, {}, provenance, folder)
+
+
+def _measure(experiment: Experiment, name: str, study: Study, batch: Batch) -> pd.DataFrame:
+    """One row with the cost for each image; in attrs, slowed times (S, N) by pairing."""
+    checkpoint = experiment.checkpoint(BASELINE if name == REFERENCE else name)
+    model, path = experiment.reference if name == REFERENCE else checkpoint.model, checkpoint.interpolant
+    given: dict[str, Any] = {"interpolant": path, "labels": batch.labels, "chunk": study.chunk}
+    solver, back = Euler(study.steps), Heun(study.steps)
+    free = image_noise(SEED, range(study.images), checkpoint.shape).to(experiment.device)
+    inverted = invert(model, batch.data, back, **given)
+    found: dict[str, np.ndarray] = {}
+    for pairing, noise in zip(PAIRINGS, (free, inverted.x), strict=True):
+        drawn = sample(model, noise, solver, save="all", **given)
+        beyond = pairing == "inversion" and isinstance(path, Linear)
+        found[pairing] = slowed_times(drawn.states, noise, batch.data, path, beyond=beyond)
+    spread = float(inverted.x.double().std())
+    table = pd.DataFrame([{"nfe": drawn.nfe, "inversion_nfe": inverted.nfe, "inverted_noise_std": spread}])
+    table.attrs["arrays"] = Arrays(found)
+    return table

@@ -1,0 +1,80 @@
+"""Slow Flow's entry at its smallest, without notebook and picture; test_reproduction runs the whole."""
+
+import itertools
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from defar_analysis import slow_flow_study as study
+from defar_analysis.core.networks import SiT
+from defar_analysis.core.oracles import GaussianFlow
+from defar_analysis.core.samplers import Euler, sample
+from defar_analysis.core.seeding import image_noise
+from defar_analysis.experiment import SHIPPED, Experiment
+from defar_analysis.measures.slow_flow import slowed_time
+
+ROOT = Path(__file__).parents[1]
+pytestmark = pytest.mark.real_data
+
+
+@pytest.fixture(autouse=True)
+def few_images_to_fit(monkeypatch):
+    """The reference fitted on a tenth of the training images: seconds less, and nothing here depends on it."""
+    fit = GaussianFlow.fit
+    monkeypatch.setattr(GaussianFlow, "fit", lambda batches: fit(itertools.islice(batches, 5)))
+
+
+@pytest.fixture
+def root(tmp_path):
+    """A project with the shipped checkpoints, and the paper's values."""
+    for name in SHIPPED.values():
+        shutil.copytree(ROOT / "reproduce" / "checkpoints" / name, tmp_path / "reproduce" / "checkpoints" / name)
+    shutil.copy(ROOT / "reproduce" / "paper_values.csv", tmp_path / "reproduce")
+    return tmp_path
+
+
+def test_rows_of_every_model_and_pairing(root, monkeypatch):
+    experiment = Experiment(root, "tiny", "cpu")
+    artefact = study.build(experiment)
+    names = ["SiT", "DEFAR", "MixFlow", study.REFERENCE]
+    assert experiment.measured == [f"slowed times of {name}" for name in names]
+    table, changes = artefact.table, artefact.tables["changes"]
+    assert [key for key, _ in table.groupby(["pairing", "model"], sort=False)] == [
+        (pairing, name) for pairing in study.PAIRINGS for name in names
+    ]
+    assert len(table) == 8 * 4 and (table["n"] == 8).all() and set(changes["model"]) == set(names[1:])
+    assert (table.loc[table["t"] == 0, ["value", "minimum", "maximum"]] == 0).all(axis=None)  # the noise itself
+    assert set(artefact.provenance["nfe"]["DEFAR"].values()) == {3, 6}
+    paper = artefact.tables["paper"]
+    assert set(paper["row"]) == {"SiT", "MixFlow"} and set(paper["t"]) == {0.2, 0.4, 0.6, 1.0}
+
+    # SiT's row at the end is that of its own samples, beside the test images whose labels they have
+    batch, noise = experiment.test_images.batch(range(8)), image_noise(0, range(8), (3, 32, 32))
+    drawn = sample(experiment.checkpoint("SiT").model, noise, Euler(3), labels=batch.labels, chunk=8).x
+    end = table[(table["model"] == "SiT") & (table["pairing"] == "class") & (table["t"] == 1)].iloc[0]
+    found = slowed_time(drawn, noise, batch.data)
+    np.testing.assert_allclose([end["value"], end["maximum"]], [float(found.mean()), float(found.max())], atol=1e-9)
+    assert (table[(table["pairing"] == "class") & (table["t"] == 1)]["value"] < 1).all()
+
+    def forbidden(*args):
+        raise AssertionError("a network was called")
+
+    monkeypatch.setattr(SiT, "forward", forbidden)
+    again = study.build(Experiment(root, "tiny", "cpu"))  # all from results/
+    assert again.table.equals(table) and again.tables["changes"].equals(changes)
+    assert again.provenance == artefact.provenance
+
+
+def test_both_pairings_are_of_the_model_that_is_measured(root):
+    """A model that goes straight from each image's noise to it, and so straight back, reads t in both."""
+    experiment = Experiment(root, "tiny", "cpu")
+    batch = experiment.test_images.batch(range(8))
+    way = batch.data - image_noise(0, range(8), (3, 32, 32))
+    experiment.reference = lambda x, t, labels=None: way
+    table = study._measure(experiment, study.REFERENCE, study.STUDIES["tiny"], batch)
+    grid = np.linspace(0, 1, 4)[:, None]
+    for pairing in study.PAIRINGS:
+        np.testing.assert_allclose(table.attrs["arrays"][pairing], np.broadcast_to(grid, (4, 8)), atol=1e-6)
+    assert table["inverted_noise_std"].iloc[0] == pytest.approx(1, abs=0.02)
