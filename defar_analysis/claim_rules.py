@@ -73,7 +73,8 @@ def paired(differences: pd.DataFrame, *pairs: tuple[str, str], groups: tuple[str
                for m, b in pairs}  # fmt: skip
     clauses = [f"{m} against {b} {', '.join(told)}" for (m, b), told in amounts.items() if told]
     head = f"{rows['metric'].iloc[0]}, n = {rows['n'].iloc[0]:g}, 95 % intervals"
-    verdict = rule((f"{m}/{b}/{run[:4]}", row.verdict) for (m, b, *run), row in found.items())
+    # with labels and without are runs of one comparison; paths, solvers and numbers of steps are comparisons apart
+    verdict = rule((f"{m}/{b}/{run[1:4]}", row.verdict) for (m, b, *run), row in found.items())
     verdict = verdict if verdict == FAILS or not missing else NOT_RUN
     return verdict, f"{head}: {'; '.join(clauses)}. {absent}".strip()
 
