@@ -134,7 +134,7 @@ def test_a_cells_steps_make_its_evaluations(folder):
         ({"solvers": ("dopri5",)}, ["'dopri5'", "euler, heun, em"]),
         ({"nfes": ()}, ["an NFE"]),
         ({"checkpoints": {}}, ["a checkpoint"]),
-        ({"discriminators": {"other": Path("judge")}}, ["'other'", "sit, defar"]),
+        ({"discriminators": {"other": Path("judge")}}, ["'other'", "among sit"]),
     ],
 )
 def test_grids_that_cannot_be_are_refused(options, parts, refuses):
