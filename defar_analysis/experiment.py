@@ -17,6 +17,7 @@ from .catalog import Artefact, figures_folder
 from .core.checkpoints import Checkpoint, load_checkpoint
 from .core.datasets import Batch, ImageDataset, cifar10, open_dataset
 from .core.devices import resolve_device
+from .core.gaussian_data import fitted
 from .core.oracles import GaussianFlow
 from .core.samplers import Euler, sample
 from .core.seeding import image_noise
@@ -91,12 +92,11 @@ class Experiment:
         train = self.train_images
         file = self.root / "results" / "reference" / f"gaussian-{train.hash[:16]}.safetensors"
         if not file.is_file():
-            starts = range(0, len(train), 1000)
-            fitted = GaussianFlow.fit(train.batch(range(s, min(s + 1000, len(train)))).data for s in starts)
+            flow = fitted(train)
             file.parent.mkdir(parents=True, exist_ok=True)
-            parts = torch.view_as_real(fitted.spectrum.resolve_conj()).contiguous()
+            parts = torch.view_as_real(flow.spectrum.resolve_conj()).contiguous()
             with replaced(file) as beside:
-                save_file({"mean": fitted.mean.contiguous(), "spectrum": parts}, beside)
+                save_file({"mean": flow.mean.contiguous(), "spectrum": parts}, beside)
         try:
             tensors = load_file(file)
             mean, spectrum = tensors["mean"], torch.view_as_complex(tensors["spectrum"])

@@ -96,8 +96,11 @@ class GaussianFlow:
         """Draws of the data, (count, C, H, W)."""
         shape = torch.broadcast_shapes(self.mean.shape, self.variance.shape)
         white = torch.randn(count, *shape, generator=generator, dtype=torch.float64)
-        field = self._filter(torch.sqrt(self.variance.double())[None], white)
-        return (self.mean.double() + field).to(dtype)
+        return self.colour(white).to(dtype)
+
+    def colour(self, white: Tensor) -> Tensor:
+        """Draws of the data from white noise (N, C, H, W), in its dtype."""
+        return self.mean.to(white) + self._filter(torch.sqrt(self.variance.to(white))[None], white)
 
     def _filter(self, gain: Tensor, x: Tensor) -> Tensor:
         """Multiply each Fourier coefficient (in the channels' eigenbasis) by a real gain (B, C or 1, H, W)."""
@@ -169,3 +172,66 @@ class MixtureFlow:
             offset.square().sum(dim=2) / variance[..., 0] + offset.shape[2] * torch.log(2 * math.pi * variance[..., 0])
         )
         return normal + self.weights.to(x).log()
+
+
+class EmpiricalFlow:
+    """The exact minimizer of the flow-matching loss over a finite training set: it memorizes.
+
+    With data x_* uniform over the images y_i, along x_t = alpha x_* + sigma eps,
+
+        v(x, t) = E[v_gt | x_t = x] = (sigma'/sigma) x + (alpha' - alpha sigma'/sigma) sum_i p_i y_i,
+        p_i = softmax_i( -||x - alpha y_i||^2 / (2 sigma^2) ),
+
+    over the images of the label where labels are given. data (N, C, H, W); labels (N,) long or None. At sigma below
+    `floor` the velocity is taken at the time where sigma = floor: at t = 1 its limit does not exist off the images.
+    Sums run in float64 over `block` images at a time, so the whole training set of CIFAR-10 fits; the result has the
+    dtype of x. Raises DefarError for a label that no image has.
+    """
+
+    def __init__(
+        self,
+        data: Tensor,
+        interpolant: Interpolant | None = None,
+        labels: Tensor | None = None,
+        *,
+        floor: float = 1e-3,
+        block: int = 10_000,
+    ) -> None:
+        if len(data) == 0 or (labels is not None and labels.shape != data.shape[:1]):
+            count = "none" if labels is None else len(labels)
+            raise DefarError(f"an empirical flow needs images, and one label for each; got {len(data)} and {count}")
+        self.data, self.labels, self.floor, self.block = data, labels, floor, block
+        self.interpolant = interpolant or Linear()
+
+    def __call__(self, x: Tensor, t: Tensor, labels: Tensor | None = None) -> Tensor:
+        """The optimal velocity. x (B, C, H, W); t (B,); labels (B,): of each state, where the images have some."""
+        c = self.interpolant.coefficients(t.double().reshape(-1, 1))
+        alpha, sigma = c.alpha, c.sigma.clamp(min=self.floor)
+        states = x.flatten(1).double()
+        mean = self._posterior_mean(states / sigma, alpha / sigma, labels)
+        ratio = c.d_sigma / sigma
+        return (ratio * states + (c.d_alpha - alpha * ratio) * mean).reshape(x.shape).to(x.dtype)
+
+    def _posterior_mean(self, states: Tensor, scale: Tensor, labels: Tensor | None) -> Tensor:
+        """sum_i p_i y_i for p_i = softmax_i(-||states - scale y_i||^2 / 2), (B, D), in one pass over the images."""
+        if labels is not None and self.labels is None:
+            labels = None  # images without labels: one law for all
+        peak = torch.full_like(scale, -torch.inf)
+        total, weighted = torch.zeros_like(scale), torch.zeros_like(states)
+        for start in range(0, len(self.data), self.block):
+            images = self.data[start : start + self.block].flatten(1).to(states)
+            # ||states||^2 is the same for all images and cancels in the softmax
+            logits = scale * (states @ images.T) - scale.square() / 2 * images.square().sum(dim=1)
+            if labels is not None:
+                own = self.labels[start : start + self.block].to(labels.device)
+                logits = logits.masked_fill(own != labels[:, None], -torch.inf)
+            higher = torch.maximum(peak, logits.amax(dim=1, keepdim=True))
+            anchor = torch.where(higher.isfinite(), higher, torch.zeros_like(higher))  # no image of the label so far
+            share, kept = torch.exp(logits - anchor), torch.exp(peak - anchor)
+            total = kept * total + share.sum(dim=1, keepdim=True)
+            weighted = kept * weighted + share @ images
+            peak = higher
+        if bool((total == 0).any()):
+            missing = labels[(total == 0).squeeze(1).nonzero()[0, 0]]
+            raise DefarError(f"no image has label {int(missing)}; there are {sorted(set(self.labels.tolist()))}")
+        return weighted / total

@@ -14,15 +14,19 @@ from ..config import from_table, override, read_layers
 from ..errors import DefarError
 from .couplings import COUPLINGS
 from .datasets import KNOWN_DATA, DataSpec, ImageDataset, open_dataset
+from .gaussian_data import PREFIX, GaussianImages, gaussian_images
 from .interpolants import INTERPOLANTS
 from .networks import NETWORKS, build_network
 from .objectives import MIXFLOW_GAMMA, OBJECTIVES, PRESETS, Defar, FlowMatching, Objective
 from .scales import scaled
 
+TrainingData = ImageDataset | GaussianImages
+
 
 @dataclass(frozen=True)
 class Data:
-    """name: "cifar10", "celeba64", a folder of images, or an .npz. horizontal_flip: mirror with probability 1/2."""
+    """name: "cifar10", "celeba64", a folder of images, or an .npz; "gaussian:NAME" for draws of the Gaussian with that
+    data set's mean and spectrum. horizontal_flip: mirror with probability 1/2."""
 
     name: str = "cifar10"
     split: Literal["train", "test"] = "train"
@@ -119,8 +123,11 @@ class Recipe:
         if self.network.family not in NETWORKS:
             raise DefarError(f"network.family = {self.network.family!r}; choose from {', '.join(NETWORKS)}")
 
-    def open_data(self, root: Path | None = None) -> ImageDataset:
-        dataset = open_dataset(self.data.name, self.data.split, root=root, size=self.data.image_size)
+    def open_data(self, root: Path | None = None) -> TrainingData:
+        if self.data.name.startswith(PREFIX):
+            dataset = gaussian_images(self.data.name, self.data.split, root)
+        else:
+            dataset = open_dataset(self.data.name, self.data.split, root=root, size=self.data.image_size)
         if self.data.class_conditional and dataset.labels is None:
             raise DefarError(f"{self.data.name}: has no labels; give some, or set data.class_conditional = false")
         return dataset

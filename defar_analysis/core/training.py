@@ -22,11 +22,10 @@ from torch import nn
 from ..errors import DefarError, Interrupted, one_line
 from ..files import replaced
 from .checkpoints import Card, load_checkpoint, save_checkpoint
-from .datasets import ImageDataset
 from .devices import keep_heap, resolve_device
 from .ema import Ema
 from .objectives import LossTerms, Objective
-from .recipes import Recipe, load_recipe
+from .recipes import Recipe, TrainingData, load_recipe
 from .runs import (
     CHECKPOINT,
     LOG,
@@ -84,7 +83,7 @@ class TrainingRun:
     begun: a saved state will be loaded next, so the checkpoint that the run once started from is not needed again.
     """
 
-    def __init__(self, recipe: Recipe, dataset: ImageDataset, device: str = "cpu", *, begun: bool = False) -> None:
+    def __init__(self, recipe: Recipe, dataset: TrainingData, device: str = "cpu", *, begun: bool = False) -> None:
         self.recipe, self.dataset, self.device = recipe, dataset, resolve_device(str(device))
         torch.manual_seed(derive_seed(recipe.seed, "initialization"))
         self.started_from: dict[str, str] = {}

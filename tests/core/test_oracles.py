@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from defar_analysis.core.interpolants import GVP, VP, Linear
-from defar_analysis.core.oracles import GaussianFlow
+from defar_analysis.core.oracles import EmpiricalFlow, GaussianFlow
 from defar_analysis.errors import DefarError
 from defar_analysis.measures.spectral import radial_frequency
 
@@ -124,3 +124,54 @@ def test_refuses_spectra_of_no_real_field():
         GaussianFlow(torch.zeros(1, 8, 8), -falling_spectrum())
     with pytest.raises(DefarError, match=r"\(H, W\)"):
         GaussianFlow(torch.zeros(1, 8, 8), torch.ones(8))
+
+
+@pytest.mark.parametrize("path", [Linear(), GVP(), VP()], ids=repr)
+@pytest.mark.parametrize("labelled", [False, True])
+def test_empirical_velocity_is_the_brute_force_mean_over_the_images(path, labelled):
+    """Every image's own velocity, weighed by its density at the state: E[v_gt | x_t = x], one image after another."""
+    g = torch.Generator().manual_seed(0)
+    data, x = (torch.randn(n, 2, 3, 3, generator=g, dtype=torch.float64) for n in (11, 5))
+    own, labels = torch.arange(11) % 3, torch.tensor([0, 1, 2, 1, 0])
+    t = torch.tensor([0.0, 0.2, 0.5, 0.9, 0.97], dtype=torch.float64)
+    flow = EmpiricalFlow(data, path, own if labelled else None, block=4)
+    for i, found in enumerate(flow(x, t, labels)):
+        c = path.coefficients(t[i])
+        allowed = [y for y, label in zip(data, own, strict=True) if not labelled or label == labels[i]]
+        distances = [float((x[i] - c.alpha * y).square().sum() / (2 * c.sigma**2)) for y in allowed]
+        total, weight = torch.zeros_like(x[i]), 0.0
+        for y, distance in zip(allowed, distances, strict=True):
+            density, noise = math.exp(min(distances) - distance), (x[i] - c.alpha * y) / c.sigma
+            total, weight = total + density * (c.d_alpha * y + c.d_sigma * noise), weight + density
+        assert torch.allclose(found, total / weight, rtol=1e-8, atol=1e-8)
+
+
+def test_empirical_velocity_does_not_depend_on_blocks_and_stays_finite_far_from_all_images():
+    data = torch.randn(9, 1, 4, 4, dtype=torch.float64)
+    x, t = 50 * torch.randn(3, 1, 4, 4, dtype=torch.float64), torch.tensor([0.1, 0.9, 1.0], dtype=torch.float64)
+    whole = EmpiricalFlow(data, block=100)(x, t)
+    assert whole.isfinite().all() and torch.allclose(whole, EmpiricalFlow(data, block=2)(x, t), rtol=1e-12)
+
+
+def test_one_images_empirical_flow_leads_to_it_in_one_step_from_anywhere():
+    data = torch.randn(1, 3, 4, 4, dtype=torch.float64)
+    x, t = torch.randn(6, 3, 4, 4, dtype=torch.float64), torch.linspace(0, 0.9, 6, dtype=torch.float64)
+    landed = x + (1 - t)[:, None, None, None] * EmpiricalFlow(data)(x, t)
+    assert torch.allclose(landed, data.expand_as(landed))
+
+
+def test_many_draws_of_a_gaussian_have_nearly_its_velocity():
+    """The two ends of the bracket meet: the more images, the nearer the memorizing field is to the law's own."""
+    law, t = flow(), torch.full((4,), 0.05, dtype=torch.float64)
+    noise = torch.randn(4, 3, 8, 8, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
+    x = Linear().at(noise, law.sample(4, torch.Generator().manual_seed(1), torch.float64), t).x
+    draws, exact = law.sample(60_000, torch.Generator().manual_seed(0), torch.float64), law(x, t)
+    few, many = ((EmpiricalFlow(draws[:n])(x, t) - exact).square().mean() for n in (2_000, 60_000))
+    assert many < 0.02 * exact.square().mean() and many < few / 5
+
+
+def test_empirical_flow_refuses_labels_that_do_not_fit(refuses):
+    data = torch.randn(4, 1, 2, 2)
+    refuses(lambda: EmpiricalFlow(data, labels=torch.zeros(3)), "one label for each", 4, 3)
+    labelled = EmpiricalFlow(data, labels=torch.tensor([0, 0, 2, 2]))
+    refuses(lambda: labelled(data, torch.zeros(4), torch.tensor([0, 1, 2, 2])), "no image has label 1", "[0, 2]")
