@@ -11,6 +11,7 @@ except ImportError:
     sys.exit("defar: error: the command line needs more than the core: pip install 'defar-analysis[analysis]'")
 
 from .commands.figures import data, figure, measure, reproduce, table
+from .commands.inspect import inspect
 from .commands.quality import evaluate, robustness
 from .commands.sample import sample
 from .commands.train import train, train_discriminator
@@ -18,7 +19,19 @@ from .errors import DefarError, Interrupted, one_line
 
 COMMANDS = {
     f.__name__.replace("_", "-"): f
-    for f in (train, train_discriminator, sample, measure, evaluate, robustness, figure, table, reproduce, data)
+    for f in (
+        train,
+        train_discriminator,
+        sample,
+        measure,
+        inspect,
+        evaluate,
+        robustness,
+        figure,
+        table,
+        reproduce,
+        data,
+    )
 }
 
 
