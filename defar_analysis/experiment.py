@@ -10,19 +10,18 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 
+from . import exact_fields
 from .catalog import Artefact, figures_folder
 from .core.checkpoints import Checkpoint, load_checkpoint
 from .core.datasets import Batch, ImageDataset, cifar10, open_dataset
 from .core.devices import resolve_device
-from .core.gaussian_data import fitted
 from .core.oracles import GaussianFlow
+from .core.rollout import VelocityModel
 from .core.samplers import Euler, sample
 from .core.seeding import image_noise
 from .errors import DefarError
-from .files import replaced
+from .exact_fields import EXACT, GAUSSIAN
 from .measures.base import Arrays, Context, TimeGrid
 from .measures.emphasis import FEL
 from .measures.frequency import PFR, crossings
@@ -32,7 +31,7 @@ from .paper import figure_values
 
 METHODS = {"SiT": "cifar10-sit", "DEFAR": "cifar10-defar"}  # of equal compute
 SHIPPED = METHODS | {"MixFlow": "cifar10-mixflow"}  # post-trained from SiT
-REFERENCE = "Gaussian reference"
+REFERENCE = GAUSSIAN
 CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 SEED = 0
 
@@ -66,6 +65,7 @@ class Experiment:
         self.measured: list[str] = []  # what was not in the store, for the report at the end
         self._checkpoints: dict[str, Checkpoint] = {}
         self._sweeps: dict[str, dict[str, pd.DataFrame]] = {}
+        self._exact: dict[str, VelocityModel] = {}
 
     def checkpoint(self, name: str) -> Checkpoint:
         if name not in self._checkpoints:
@@ -88,21 +88,19 @@ class Experiment:
 
     @cached_property
     def reference(self) -> GaussianFlow:
-        """The Gaussian with the mean and spectrum of the training images; fitting takes a few seconds, once."""
-        train = self.train_images
-        file = self.root / "results" / "reference" / f"gaussian-{train.hash[:16]}.safetensors"
-        if not file.is_file():
-            flow = fitted(train)
-            file.parent.mkdir(parents=True, exist_ok=True)
-            parts = torch.view_as_real(flow.spectrum.resolve_conj()).contiguous()
-            with replaced(file) as beside:
-                save_file({"mean": flow.mean.contiguous(), "spectrum": parts}, beside)
-        try:
-            tensors = load_file(file)
-            mean, spectrum = tensors["mean"], torch.view_as_complex(tensors["spectrum"])
-        except (SafetensorError, KeyError):
-            raise DefarError(f"{file}: corrupt; delete it and run again, it takes seconds to make") from None
-        return GaussianFlow(mean.to(self.device), spectrum.to(self.device))
+        """The Gaussian with the mean and spectrum of the training images."""
+        return exact_fields.gaussian(self.train_images, self.root / "results" / "reference", self.device)
+
+    def field(self, name: str) -> VelocityModel:
+        """The velocity field of that name: a checkpoint's network, or one of the exact fields."""
+        if name == REFERENCE:
+            return self.reference
+        if name in EXACT:
+            if name not in self._exact:
+                labelled = name == exact_fields.EMPIRICAL
+                self._exact[name] = exact_fields.empirical(self.train_images, self.device, labelled=labelled)
+            return self._exact[name]
+        return self.checkpoint(name).model
 
     def sweep(self, name: str) -> dict[str, pd.DataFrame]:
         """All measurements of one model, by measurement name: one sweep, or none where the store has them."""
@@ -169,17 +167,18 @@ class Experiment:
         return {k: v if k in whole else v[:, :count] if k == "bias" else v[:count] for k, v in arrays.items()}
 
     def _context(self, name: str) -> Context:
-        batch = self.test_images.batch(range(self.scale.images), device=self.device)
-        checkpoint = None if name == REFERENCE else self.checkpoint(name)
-        extra = {} if checkpoint is None else {"interpolant": checkpoint.interpolant}
+        # the empirical fields look at every training image in every call: more than the quick grid takes hours
+        scale = SCALES["quick"] if name in EXACT[1:] and self.profile == "full" else self.scale
+        batch = self.test_images.batch(range(scale.images), device=self.device)
+        extra = {} if name in EXACT else {"interpolant": self.checkpoint(name).interpolant}
         return Context(
-            self.reference if checkpoint is None else checkpoint.model, batch, self.scale.grid, name,
-            seed=SEED, chunk=self.scale.chunk, device=str(self.device), identity=self._identity(name), **extra,
+            self.field(name), batch, scale.grid, name,
+            seed=SEED, chunk=scale.chunk, device=str(self.device), identity=self._identity(name), **extra,
         )  # fmt: skip
 
     def _identity(self, name: str) -> dict[str, Any]:
-        if name == REFERENCE:
-            return {"reference": "gaussian with channel covariance", "fitted_on_sha256": self.train_images.hash}
+        if name in EXACT:
+            return exact_fields.identity(name, self.train_images)
         card = self.checkpoint(name).card
         training = {key: card.training.get(key) for key in ("steps", "seconds", "hardware")}
         return {"checkpoint": card.name, "sha256": card.sha256, "weights": card.weights, **training}

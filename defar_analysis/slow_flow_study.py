@@ -14,7 +14,8 @@ from .catalog import Artefact, figures_folder
 from .core.interpolants import Linear
 from .core.samplers import Euler, Heun, sample
 from .core.seeding import image_noise
-from .experiment import CLASSES, REFERENCE, SEED, SHIPPED
+from .exact_fields import EXACT, GAUSSIAN
+from .experiment import CLASSES, SEED, SHIPPED
 from .measures.base import Arrays
 from .measures.slow_flow import PAIRINGS, VERSION, bands, changes, invert, slowed_times
 from .paper import paper_values, selected
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from .experiment import Experiment
 
 ID, BASELINE = "slowflow", "SiT"
+NFES, STD = ("nfe", "inversion_nfe"), "inverted_noise_std"
 
 
 @dataclass(frozen=True)
@@ -41,7 +43,7 @@ STUDIES = {"tiny": Study(steps=3, images=8, chunk=8), "quick": Study(), "full": 
 def build(experiment: Experiment) -> Artefact:
     """Slowed times of every model in both pairings, with the same test images, labels and noise."""
     study = STUDIES[experiment.profile]
-    names = (*SHIPPED, REFERENCE)
+    names = (*SHIPPED, *EXACT)
     identities = {name: experiment._identity(name) for name in names}
     batch = experiment.test_images.batch(range(study.images), device=experiment.device)
     measured = {}
@@ -54,24 +56,26 @@ def build(experiment: Experiment) -> Artefact:
         experiment.measured += [f"slowed times of {name}"] if new else []
 
     times = Euler(study.steps).times(experiment.checkpoint(BASELINE).interpolant).numpy().round(6)
-    slowed = {(name, p): table.attrs["arrays"][p] for p in PAIRINGS for name, table in measured.items()}
+    slowed = {(name, p): table.attrs["arrays"][p] for p in PAIRINGS for name, table in measured.items()
+              if p in table.attrs["arrays"]}  # fmt: skip
     paper = selected(paper_values(experiment.root, "mixflow"), panel="fig1").rename(columns={"x": "t"})
     tables = {
         "changes": changes(slowed, times, BASELINE),
         "paper": paper[["row", "column", "t", "value", "source"]],
     }
-    costs = pd.concat([table.assign(model=name) for name, table in measured.items()]).set_index("model")
+    costs = {name: table.iloc[0].to_dict() for name, table in measured.items()}
     provenance: dict[str, Any] = {
         "profile": experiment.profile,
         "note": f"Euler, {study.steps} steps, {study.images} test images of CIFAR-10 with their labels, seed {SEED}; "
         f"MixFlow: 420 steps more than SiT; profile {experiment.profile}",
         "models": identities,
+        "exact": [GAUSSIAN, [name for name in EXACT if name != GAUSSIAN]],
         "pairings": {
             "class": "noise with a test image of the class that it is sampled with",
             "inversion": f"a test image with the noise that Heun, {study.steps} steps back, makes of it; not clipped",
         },
-        "nfe": costs[["nfe", "inversion_nfe"]].to_dict("index"),
-        "inverted_noise_std": costs["inverted_noise_std"].round(6).to_dict(),
+        "nfe": {name: {key: int(cost[key]) for key in NFES if key in cost} for name, cost in costs.items()},
+        "inverted_noise_std": {name: round(cost[STD], 6) for name, cost in costs.items() if STD in cost},
         "test_data_sha256": experiment.test_images.hash,
         "classes": CLASSES,
         "seed": SEED,
@@ -83,19 +87,25 @@ def build(experiment: Experiment) -> Artefact:
 
 
 def _measure(experiment: Experiment, name: str, study: Study, batch: Batch) -> pd.DataFrame:
-    """One row with the cost for each image; in attrs, slowed times (S, N) by pairing."""
-    checkpoint = experiment.checkpoint(BASELINE if name == REFERENCE else name)
-    model, path = experiment.reference if name == REFERENCE else checkpoint.model, checkpoint.interpolant
+    """One row with the cost for each image; in attrs, slowed times (S, N) by pairing.
+
+    Not the inversion of the empirical fields: at t = 1 they have no velocity off their own images.
+    """
+    checkpoint = experiment.checkpoint(BASELINE if name in EXACT else name)
+    model, path = experiment.field(name), checkpoint.interpolant
     given: dict[str, Any] = {"interpolant": path, "labels": batch.labels, "chunk": study.chunk}
     solver, back = Euler(study.steps), Heun(study.steps)
     free = image_noise(SEED, range(study.images), checkpoint.shape).to(experiment.device)
-    inverted = invert(model, batch.data, back, **given)
+    starts, cost = {"class": free}, {}
+    if name not in EXACT or name == GAUSSIAN:
+        inverted = invert(model, batch.data, back, **given)
+        starts["inversion"] = inverted.x
+        cost |= {"inversion_nfe": inverted.nfe, STD: float(inverted.x.double().std())}
     found: dict[str, np.ndarray] = {}
-    for pairing, noise in zip(PAIRINGS, (free, inverted.x), strict=True):
+    for pairing, noise in starts.items():
         drawn = sample(model, noise, solver, save="all", **given)
         beyond = pairing == "inversion" and isinstance(path, Linear)
         found[pairing] = slowed_times(drawn.states, noise, batch.data, path, beyond=beyond)
-    spread = float(inverted.x.double().std())
-    table = pd.DataFrame([{"nfe": drawn.nfe, "inversion_nfe": inverted.nfe, "inverted_noise_std": spread}])
+    table = pd.DataFrame([{**cost, "nfe": drawn.nfe}])
     table.attrs["arrays"] = Arrays(found)
     return table

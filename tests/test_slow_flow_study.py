@@ -12,6 +12,7 @@ from defar_analysis.core.networks import SiT
 from defar_analysis.core.oracles import GaussianFlow
 from defar_analysis.core.samplers import Euler, sample
 from defar_analysis.core.seeding import image_noise
+from defar_analysis.exact_fields import EXACT, GAUSSIAN
 from defar_analysis.experiment import SHIPPED, Experiment
 from defar_analysis.measures.slow_flow import slowed_time
 
@@ -38,15 +39,15 @@ def root(tmp_path):
 def test_rows_of_every_model_and_pairing(root, monkeypatch):
     experiment = Experiment(root, "tiny", "cpu")
     artefact = study.build(experiment)
-    names = ["SiT", "DEFAR", "MixFlow", study.REFERENCE]
+    names = ["SiT", "DEFAR", "MixFlow", *EXACT]
     assert experiment.measured == [f"slowed times of {name}" for name in names]
     table, changes = artefact.table, artefact.tables["changes"]
-    assert [key for key, _ in table.groupby(["pairing", "model"], sort=False)] == [
-        (pairing, name) for pairing in study.PAIRINGS for name in names
-    ]
-    assert len(table) == 8 * 4 and (table["n"] == 8).all() and set(changes["model"]) == set(names[1:])
+    paired = [("class", name) for name in names] + [("inversion", name) for name in names[:4]]  # memories go one way
+    assert [key for key, _ in table.groupby(["pairing", "model"], sort=False)] == paired
+    assert len(table) == 10 * 4 and (table["n"] == 8).all() and set(changes["model"]) == set(names[1:])
     assert (table.loc[table["t"] == 0, ["value", "minimum", "maximum"]] == 0).all(axis=None)  # the noise itself
     assert set(artefact.provenance["nfe"]["DEFAR"].values()) == {3, 6}
+    assert artefact.provenance["nfe"][EXACT[1]] == {"nfe": 3}
     paper = artefact.tables["paper"]
     assert set(paper["row"]) == {"SiT", "MixFlow"} and set(paper["t"]) == {0.2, 0.4, 0.6, 1.0}
 
@@ -73,7 +74,7 @@ def test_both_pairings_are_of_the_model_that_is_measured(root):
     batch = experiment.test_images.batch(range(8))
     way = batch.data - image_noise(0, range(8), (3, 32, 32))
     experiment.reference = lambda x, t, labels=None: way
-    table = study._measure(experiment, study.REFERENCE, study.STUDIES["tiny"], batch)
+    table = study._measure(experiment, GAUSSIAN, study.STUDIES["tiny"], batch)
     grid = np.linspace(0, 1, 4)[:, None]
     for pairing in study.PAIRINGS:
         np.testing.assert_allclose(table.attrs["arrays"][pairing], np.broadcast_to(grid, (4, 8)), atol=1e-6)

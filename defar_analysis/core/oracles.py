@@ -182,10 +182,10 @@ class EmpiricalFlow:
         v(x, t) = E[v_gt | x_t = x] = (sigma'/sigma) x + (alpha' - alpha sigma'/sigma) sum_i p_i y_i,
         p_i = softmax_i( -||x - alpha y_i||^2 / (2 sigma^2) ),
 
-    over the images of the label where labels are given. data (N, C, H, W); labels (N,) long or None. At sigma below
-    `floor` the velocity is taken at the time where sigma = floor: at t = 1 its limit does not exist off the images.
-    Sums run in float64 over `block` images at a time, so the whole training set of CIFAR-10 fits; the result has the
-    dtype of x. Raises DefarError for a label that no image has.
+    over the images of the label where labels are given. data (N, C, H, W); labels (N,) long or None. Where sigma is
+    below `floor`, floor stands for it: at t = 1 the limit does not exist off the images. Computed in the dtype of data,
+    `block` images at a time, so that the training set of CIFAR-10 fits; the result has the dtype of x. Raises
+    DefarError for a label that no image has.
     """
 
     def __init__(
@@ -200,38 +200,45 @@ class EmpiricalFlow:
         if len(data) == 0 or (labels is not None and labels.shape != data.shape[:1]):
             count = "none" if labels is None else len(labels)
             raise DefarError(f"an empirical flow needs images, and one label for each; got {len(data)} and {count}")
-        self.data, self.labels, self.floor, self.block = data, labels, floor, block
+        self.floor, self.block = floor, block
+        self.data, self.places = data, None
+        if labels is not None:  # each label's images side by side: a slice copies nothing
+            order = labels.argsort(stable=True)
+            known, counts = labels[order].unique_consecutive(return_counts=True)
+            ends = counts.cumsum(0).tolist()
+            self.data = data[order]
+            self.places = dict(zip(known.tolist(), map(slice, [0, *ends], ends), strict=False))
         self.interpolant = interpolant or Linear()
+        self.lengths = torch.cat([part.flatten(1).square().sum(dim=1) for part in self.data.split(block)])
 
     def __call__(self, x: Tensor, t: Tensor, labels: Tensor | None = None) -> Tensor:
         """The optimal velocity. x (B, C, H, W); t (B,); labels (B,): of each state, where the images have some."""
-        c = self.interpolant.coefficients(t.double().reshape(-1, 1))
+        c = self.interpolant.coefficients(t.to(self.data.dtype).reshape(-1, 1))
         alpha, sigma = c.alpha, c.sigma.clamp(min=self.floor)
-        states = x.flatten(1).double()
-        mean = self._posterior_mean(states / sigma, alpha / sigma, labels)
+        states = x.flatten(1).to(self.data.dtype)
+        mean = torch.empty_like(states)
+        if labels is None or self.places is None:
+            mean = self._posterior_mean(slice(None), states / sigma, alpha / sigma)
+        else:
+            for label in labels.unique().tolist():
+                if label not in self.places:
+                    raise DefarError(f"no image has label {label}; there are {list(self.places)}")
+                rows = labels == label
+                mean[rows] = self._posterior_mean(self.places[label], (states / sigma)[rows], (alpha / sigma)[rows])
         ratio = c.d_sigma / sigma
         return (ratio * states + (c.d_alpha - alpha * ratio) * mean).reshape(x.shape).to(x.dtype)
 
-    def _posterior_mean(self, states: Tensor, scale: Tensor, labels: Tensor | None) -> Tensor:
-        """sum_i p_i y_i for p_i = softmax_i(-||states - scale y_i||^2 / 2), (B, D), in one pass over the images."""
-        if labels is not None and self.labels is None:
-            labels = None  # images without labels: one law for all
+    def _posterior_mean(self, place: slice, states: Tensor, scale: Tensor) -> Tensor:
+        """sum_i p_i y_i for p_i = softmax_i(-||states - scale y_i||^2 / 2), (B, D), in one pass over those images."""
+        images, lengths = self.data.flatten(1)[place], self.lengths[place]
         peak = torch.full_like(scale, -torch.inf)
         total, weighted = torch.zeros_like(scale), torch.zeros_like(states)
-        for start in range(0, len(self.data), self.block):
-            images = self.data[start : start + self.block].flatten(1).to(states)
+        for block, length in zip(images.split(self.block), lengths.split(self.block), strict=True):
             # ||states||^2 is the same for all images and cancels in the softmax
-            logits = scale * (states @ images.T) - scale.square() / 2 * images.square().sum(dim=1)
-            if labels is not None:
-                own = self.labels[start : start + self.block].to(labels.device)
-                logits = logits.masked_fill(own != labels[:, None], -torch.inf)
+            logits = scale * (states @ block.T) - scale.square() / 2 * length
             higher = torch.maximum(peak, logits.amax(dim=1, keepdim=True))
-            anchor = torch.where(higher.isfinite(), higher, torch.zeros_like(higher))  # no image of the label so far
-            share, kept = torch.exp(logits - anchor), torch.exp(peak - anchor)
+            share, kept = torch.exp(logits - higher), torch.exp(peak - higher)
             total = kept * total + share.sum(dim=1, keepdim=True)
-            weighted = kept * weighted + share @ images
+            weighted = kept * weighted + share @ block
             peak = higher
-        if bool((total == 0).any()):
-            missing = labels[(total == 0).squeeze(1).nonzero()[0, 0]]
-            raise DefarError(f"no image has label {int(missing)}; there are {sorted(set(self.labels.tolist()))}")
         return weighted / total

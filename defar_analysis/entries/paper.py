@@ -27,9 +27,10 @@ def _plot_fig2(a: Artefact):
 
 
 def _build_fig3(e: Experiment) -> Artefact:
+    from ..exact_fields import EXACT
     from ..measures.frequency import crossings
 
-    names = ("SiT", "Gaussian reference")
+    names = ("SiT", *EXACT)
     sweeps = {name: e.sweep(name) for name in names}
     table = pd.concat([sweeps[n][m] for n in names for m in ("pfr", "fel")], ignore_index=True)
     beside = {
@@ -53,9 +54,10 @@ def _plot_columns(a: Artefact):
 
 
 def _build_fig5(e: Experiment) -> Artefact:
+    from ..exact_fields import EXACT
     from ..measures.frequency import restoration
 
-    names = ("SiT", "DEFAR", "Gaussian reference")
+    names = ("SiT", "DEFAR", *EXACT)
     tables = {name: e.sweep(name)["pfr"] for name in names}
     change = restoration(tables["SiT"], tables["DEFAR"])
     table = pd.concat([*tables.values(), change], ignore_index=True)
@@ -75,7 +77,9 @@ def _plot_not_run(a: Artefact):
 
 
 def _build_fig9(e: Experiment) -> Artefact:
-    names = ("SiT", "DEFAR", "Gaussian reference")
+    from ..exact_fields import EXACT
+
+    names = ("SiT", "DEFAR", *EXACT)
     tables = {name: e.sweep(name)["maps"] for name in names}
     arrays = tables["SiT"].attrs["arrays"]
     return e.artefact("fig9", names, pd.concat(tables.values(), ignore_index=True), arrays=e.first_images(arrays, 8))
@@ -136,8 +140,9 @@ FIGURES = (
         "fig3", "Fig. 3 (a-d)", "Frequencies of prediction and exposure bias, and what reweighting by the bias does",
         "PFR of the prediction (a) and of the exposure bias (b) over t against the target velocity's, where the bias "
         "sits on two images (c), and the relative gain in FEL when the loss is reweighted by it (d). Shaded: 95 % "
-        "bootstrap over images. Dashed: the exact field of a Gaussian with the data's mean and spectrum, which has no "
-        "defect at all. Hollow marks: values read off the paper's figure (ImageNet-256 latents).",
+        "bootstrap over images. Black and grey: exact fields without any defect, which bracket what comes with flow "
+        "matching itself: of a Gaussian with the data's mean and spectrum, and of the 50,000 training images, of the "
+        "label or all, which memorizes them. Hollow marks: values read off the paper's figure (ImageNet-256 latents).",
         _build_fig3, _plot_fig3, ("crossings", "paper"),
     ),
     Figure(
@@ -149,8 +154,8 @@ FIGURES = (
     ),
     Figure(
         "fig5", "Fig. 5", "Low-frequency restoration",
-        "PFR of the prediction on forward-perturbed inputs for SiT, DEFAR and the Gaussian reference, and the paired "
-        "change from SiT to DEFAR on the same images and noise.",
+        "PFR of the prediction on forward-perturbed inputs for SiT, DEFAR and the exact fields of Fig. 3, and the "
+        "paired change from SiT to DEFAR on the same images and noise.",
         _build_fig5, _plot_fig5,
     ),
     Figure(
@@ -174,7 +179,7 @@ FIGURES = (
         "fig9", "Fig. 9", "Where the exposure bias sits",
         "Images of the test set, their high- and low-pass parts, and the exposure bias of SiT (L2 norm over channels) "
         "for simulated steps t0 to t1. The table gives the correlation over pixels between the bias and the local "
-        "strength of each band, over all measured images.",
+        "strength of each band, over all measured images, for DEFAR and the exact fields of Fig. 3, too.",
         _build_fig9, _plot_fig9,
     ),
     Figure(

@@ -79,11 +79,11 @@ STUDIES = (
         "Where sampled states lie on the path from their noise to a real image of their class: the slowed time m_t of "
         "the nearest point, for each model (top: mean, 5 to 95 % of images, least to most). MixFlow does not say which "
         "image; with this one m_t < t holds for a perfect model too, as its sample is another image: compare with the "
-        "Gaussian reference, an exact field without defect. Below: means minus t, beside an image of the class and "
-        "beside the noise that the model itself makes of the image, where a perfect model with fine steps ends at 0; "
-        "and each model against SiT, paired by image. Shaded and bars: 95 % bootstrap over images. Hollow: MixFlow's "
-        "bands (SiT-B, ImageNet-256 latents). MixFlow was trained 420 steps longer than SiT. A larger m_t is not a "
-        "better image.",
+        "exact fields, of a Gaussian and of the training images, which have no defect. Below: means minus t, beside an "
+        "image of the class and beside the noise that the model itself makes of the image, where a perfect model with "
+        "fine steps ends at 0; and each model against SiT, paired by image. Shaded and bars: 95 % bootstrap over "
+        "images. Hollow: MixFlow's bands (SiT-B, ImageNet-256 latents). MixFlow was trained 420 steps longer than SiT. "
+        "A larger m_t is not a better image.",
         built_by("slow_flow_study"), _plot_slowflow, ("changes", "paper"),
     ),
     Figure(

@@ -116,13 +116,14 @@ def tensor_sha256(tensor: Tensor) -> str:
 
 @dataclass(frozen=True)
 class AtTime:
-    """The i-th grid time of a chunk: the model's velocity at the ideal state and the pair's own, (B, C, H, W)."""
+    """The i-th grid time of a chunk: the ideal state x, the model's velocity there and the pair's own, (B, C, H, W)."""
 
     index: int
     t: float
     velocity: Tensor
     target: Tensor
     batch: Batch
+    x: Tensor
 
 
 @dataclass(frozen=True)
@@ -207,7 +208,8 @@ def _sweep(ctx: Context, reducers: Sequence[Reducer], start: int) -> int:
         return ideal[t]
 
     def at_time(index: int, t: float) -> AtTime:
-        return AtTime(index, t, at_ideal(t), ctx.interpolant.at(noise, data, full(t)).velocity, batch)
+        true = ctx.interpolant.at(noise, data, full(t))
+        return AtTime(index, t, at_ideal(t), true.velocity, batch, true.x)
 
     for i, (t0, ends) in enumerate(zip(ctx.grid.t0, ctx.grid.t1, strict=True)):
         step = at_time(i, t0)

@@ -161,10 +161,12 @@ def changes(slowed: Slowed, times: np.ndarray, baseline: str, marks: Sequence[fl
     return pd.concat(parts, ignore_index=True)[CHANGES]
 
 
-def sentences(table: pd.DataFrame, differences: pd.DataFrame, baseline: str, reference: str = "") -> str:
+def sentences(
+    table: pd.DataFrame, differences: pd.DataFrame, baseline: str, reference: str = "", others: Sequence[str] = ()
+) -> str:
     """Sentences on the rows of :func:`bands` and :func:`changes`: is m_t < t, by how much, and whose is how far off.
 
-    reference: an exact field among the models, if there is one. Every number is the tables'.
+    reference: an exact field among the models, if there is one; others: more of them. Every number is the tables'.
     """
     plain, inverted = (table[table["pairing"] == pairing] for pairing in PAIRINGS)
     own = plain[plain["model"] == baseline]
@@ -182,9 +184,13 @@ def sentences(table: pd.DataFrame, differences: pd.DataFrame, baseline: str, ref
     if exact.empty:
         said.append(f"{perfect[0].upper()}{perfect[1:]}.")
     else:
-        said.append(f"The {reference}, an exact field without defect, is at {_reading(exact.iloc[0])}: {perfect}.")
+        beside = plain[plain["model"].isin(others) & (plain["t"] == end)]
+        more = "".join(f", {row['model']} at {_reading(row)}" for _, row in beside.iterrows())
+        said.append(
+            f"The {reference}, an exact field without defect, is at {_reading(exact.iloc[0])}{more}: {perfect}."
+        )
     moved = differences[(differences["pairing"] == "class") & (differences["t"] == end)]
-    told = [_told(row, baseline) for row in moved[moved["model"] != reference].itertuples()]
+    told = [_told(row, baseline) for row in moved[~moved["model"].isin([reference, *others])].itertuples()]
     if told:
         said.append(f"On the same noise and images, at t = {end:g}: {'; '.join(told)}.")
     ends = inverted[inverted["t"] == inverted["t"].max()]

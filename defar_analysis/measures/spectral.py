@@ -5,12 +5,21 @@ The filters themselves are core.filters', where the training objectives use them
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch
 from torch import Tensor
 
 from ..core.filters import CUTOFF, band_masks, high_pass, low_pass, radial_frequency
 from ..core.tensors import l2_norm, wide
 from ..errors import DefarError
+
+ChannelNorm = Literal["l2", "l1", "mean"]
+NORMS = {  # over the channels of (B, C, H, W)
+    "l2": lambda band: l2_norm(band, 1),
+    "l1": lambda band: band.abs().sum(1),
+    "mean": lambda band: band.mean(1).abs(),
+}
 
 __all__ = [
     "CUTOFF", "band_energies", "band_masks", "frequency_emphasis", "high_pass", "low_pass",
@@ -37,18 +46,21 @@ def predicted_frequency_ratio(v: Tensor, cutoff: float = CUTOFF, drop_dc: bool =
 
 
 def saliency_masks(
-    target: Tensor, cutoff: float = CUTOFF, low: float = 0.20, high: float = 0.25
+    target: Tensor, cutoff: float = CUTOFF, low: float = 0.20, high: float = 0.25, norm: ChannelNorm = "l2"
 ) -> tuple[Tensor, Tensor]:
     """Where the target velocity's low and high bands are strongest, boolean (B, H, W) each (Eq. 13).
 
-    The bands are filtered back into space, their L2 norm over channels taken, and the top `low` (or `high`) share of
-    the pixels of each sample kept: at least the threshold at quantile 1 - share.
+    The bands are filtered back into space, their norm over channels taken, and the top `low` (or `high`) share of
+    the pixels of each sample kept: at least the threshold at quantile 1 - share. norm: "l2", "l1", the sum of
+    magnitudes, or "mean", the magnitude of the mean, so that channels of opposite sign cancel.
     """
+    if norm not in NORMS:
+        raise DefarError(f"norm must be one of {', '.join(map(repr, NORMS))}; got {norm!r}")
     for name, share in (("low", low), ("high", high)):
         if not 0 < share < 1:
             raise DefarError(f"{name} must be a share of pixels between 0 and 1; got {share}")
     v_low = low_pass(target, cutoff)
-    return _top(v_low, low), _top(target - v_low, high)
+    return _top(v_low, low, norm), _top(target - v_low, high, norm)
 
 
 def frequency_emphasis(loss_map: Tensor, low_mask: Tensor, high_mask: Tensor) -> Tensor:
@@ -64,7 +76,7 @@ def frequency_emphasis(loss_map: Tensor, low_mask: Tensor, high_mask: Tensor) ->
     return (loss_map * low_mask).sum((1, 2)) / (loss_map * high_mask).sum((1, 2))
 
 
-def _top(band: Tensor, share: float) -> Tensor:
-    magnitude = l2_norm(band, 1)
+def _top(band: Tensor, share: float, norm: ChannelNorm) -> Tensor:
+    magnitude = NORMS[norm](band)
     threshold = torch.quantile(wide(magnitude).flatten(1), 1 - share, dim=1)
     return magnitude >= threshold[:, None, None]

@@ -169,4 +169,5 @@ def two_panels(style: Style, note: str = "") -> tuple[Figure, tuple[Axes, Axes]]
 
 def shared_legend(figure: Figure, axes) -> None:
     handles, names = labelled(axes)
-    figure.legend(handles, names, loc="outside lower center", ncols=len(names), columnspacing=1.4, handlelength=2.2)
+    figure.legend(handles, names, loc="outside lower center", ncols=3 if len(names) > 5 else len(names),
+                  columnspacing=1.4, handlelength=2.2)  # fmt: skip

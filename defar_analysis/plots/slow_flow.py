@@ -11,7 +11,18 @@ from matplotlib.patches import Patch
 
 from ..errors import DefarError
 from .plane_idea import small_print
-from .style import PAPER, REFERENCE, Style, applied, interval_curve, ordered_models, require, select, time_axis
+from .style import (
+    MEMORIES,
+    PAPER,
+    REFERENCE,
+    Style,
+    applied,
+    interval_curve,
+    ordered_models,
+    require,
+    select,
+    time_axis,
+)
 
 COLUMNS = ("model", "pairing", "t", "value", "low", "high", "p5", "p95", "minimum", "maximum")
 CHANGES = ("model", "pairing", "t", "value", "low", "high")
@@ -26,17 +37,19 @@ _WIDE, _NARROW = 0.16, 0.34  # opacity of the bands
 def plot(df: pd.DataFrame, changes: pd.DataFrame, paper: pd.DataFrame | None = None, style: Style = PAPER, *,
          note: str = "") -> Figure:  # fmt: skip
     """A panel for each model in the class pairing; below, all means minus t in both pairings, and the differences.
+    The fields that memorize have neither a panel nor a difference: their means say it.
 
     df: `measures.slow_flow.bands` (COLUMNS); changes: `measures.slow_flow.changes` (CHANGES); paper: the published
     bands (PUBLISHED), each drawn with the model of its row. Raises DefarError for tables without one of the pairings.
     """
     require(df, COLUMNS, "the table of slowed times")
     models, letters = ordered_models(df["model"]), iter("abcdefghijkl")
+    paneled = [name for name in models if name not in MEMORIES]
     with applied(style):
         figure = Figure(figsize=(7.0, 5.0), layout="constrained")
         upper, lower = figure.add_gridspec(2, 1, height_ratios=(1, 1.1))
         own, first = select(df, "the table of slowed times", pairing="class"), None
-        for cell, name in zip(upper.subgridspec(1, len(models)), models, strict=True):
+        for cell, name in zip(upper.subgridspec(1, len(paneled)), paneled, strict=True):
             ax = figure.add_subplot(cell, sharey=first)
             draw_bands(ax, own, name, style, paper)
             ax.set_title(f"({next(letters)}) {name}", loc="left")
@@ -89,7 +102,7 @@ def draw_means(ax: Axes, df: pd.DataFrame, pairing: str, style: Style = PAPER) -
 def draw_changes(ax: Axes, changes: pd.DataFrame, style: Style = PAPER) -> None:
     """Every model's m_t minus BASELINE's in the class pairing, paired by image, with its 95 % interval."""
     rows = select(require(changes, CHANGES, "the differences"), "the differences", pairing="class")
-    names = ordered_models(rows["model"])
+    names = [name for name in ordered_models(rows["model"]) if name not in MEMORIES]
     for k, name in enumerate(names):
         own, line = rows[rows["model"] == name].sort_values("t"), style.line(name)
         t = own["t"].to_numpy(float) + 0.02 * (k - (len(names) - 1) / 2)  # side by side, so that bars do not hide bars

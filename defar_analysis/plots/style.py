@@ -19,6 +19,7 @@ from ..errors import DefarError
 from ..files import replaced
 
 REFERENCE = "Gaussian reference"
+MEMORIES = ("Empirical, own class", "Empirical, all images")  # exact fields of the training images
 TARGET, RAW_LOSS, PAPER_LABEL = "target", "raw loss", "paper, read off its figure"
 
 # Okabe and Ito's palette: told apart with any common colour blindness, and in grey print by lightness.
@@ -30,6 +31,8 @@ _COLOURS = {
     "MDSS": "#009E73",
     "MixFlow": "#CC79A7",
     REFERENCE: "#333333",
+    MEMORIES[0]: "#6B6B6B",
+    MEMORIES[1]: "#A0A0A0",
 }
 # Paul Tol's muted set, for models that the paper does not name.
 _SPARE_COLOURS = ("#332288", "#882255", "#117733", "#999933", "#AA4499", "#44AA99", "#661100")
@@ -62,7 +65,7 @@ class Style:
         """Keywords for Axes.plot."""
         if model == REFERENCE:
             return {"color": self.colour(model), "linestyle": (0, (4, 1.6)), "linewidth": 0.75 * self.line_width}
-        dashes = "-"
+        dashes = dict(zip(MEMORIES, ("-.", ":"), strict=True)).get(model, "-")
         if model not in self.colours:
             dashes = _SPARE_DASHES[zlib.crc32(model.encode()) // len(_SPARE_COLOURS) % len(_SPARE_DASHES)]
         return {"color": self.colour(model), "linestyle": dashes, "linewidth": self.line_width}
@@ -140,8 +143,8 @@ def select(df: pd.DataFrame, name: str = "table", **wanted: str) -> pd.DataFrame
 
 
 def ordered_models(models: Sequence[str]) -> list[str]:
-    """The paper's order: SiT, the other methods as they come, DEFAR after its baselines, the reference last."""
-    rank = {"SiT": 0, "DEFAR": 2, REFERENCE: 3}
+    """The paper's order: SiT, the other methods as they come, DEFAR after its baselines, exact fields last."""
+    rank = {"SiT": 0, "DEFAR": 2, REFERENCE: 3} | dict.fromkeys(MEMORIES, 4)
     return sorted(dict.fromkeys(models), key=lambda model: rank.get(model, 1))
 
 

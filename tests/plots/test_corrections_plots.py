@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import sys
+from pathlib import Path
+
 import numpy as np
 import pandas as pd
 import pytest
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_hex
-from matplotlib.text import Text
 
 from defar_analysis.errors import DefarError
 from defar_analysis.plots import corrections, style
+
+sys.path.insert(0, str(Path(__file__).parent))
+from reading import check_readable
 
 MODELS = ["SiT", "DEFAR", "CFG 1.5", "ES 1.005", "TS label 0.02", "TS target 0.005", "DCW 0.005", "DCW Haar 0.01",
           "DG 1"]  # fmt: skip
@@ -134,18 +138,7 @@ def test_no_text_lies_over_another(whole, table, arrays, changes, on_defar):
         figure = corrections.plot(table, arrays, changes, names=("airplane", "cat"), note=note)
     else:
         figure = corrections.plot_curves(table, changes, note=note, on_defar=on_defar)
-    FigureCanvasAgg(figure).draw()
-    axes = [axis for ax in figure.axes for axis in (ax.xaxis, ax.yaxis)]
-    ticks = [(axis.get_view_interval(), tick) for axis in axes for tick in axis.get_major_ticks()]
-    hidden = [tick for (low, high), tick in ticks if not min(low, high) <= tick.get_loc() <= max(low, high)]
-    unseen = {id(label) for tick in hidden for label in (tick.label1, tick.label2)}
-    texts = [t for t in figure.findobj(Text) if t.get_visible() and id(t) not in unseen]
-    boxes = [(t.get_text(), t.get_window_extent()) for t in texts if t.get_text()]
-    width, height = figure.bbox.width, figure.bbox.height
-    for k, (one, box) in enumerate(boxes):
-        assert box.x0 >= 0 and box.y0 >= 0 and box.x1 <= width and box.y1 <= height, one
-        for other, second in boxes[k + 1 :]:
-            assert not box.overlaps(second) or one == other, (one, other)
+    check_readable(figure)
 
 
 def test_wrong_tables_and_arrays_are_named(table, arrays, changes):

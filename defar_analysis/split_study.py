@@ -1,0 +1,111 @@
+"""The catalog's entry on what is inherent: networks trained on Gaussian images, beside the exact field of their law.
+
+The runs are those of reproduce/records/2026-11-21-gaussian, which are not shipped: only the profile "full" measures
+them, from runs/gaussian; "quick" draws what is committed. "tiny" splits the shipped networks on the same images.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from .artefacts import Artefact, committed, figures_folder
+from .core.checkpoints import Checkpoint, load_checkpoint
+from .core.datasets import Batch
+from .core.gaussian_data import GaussianImages, gaussian_images
+from .errors import DefarError
+from .exact_fields import GAUSSIAN, identity
+from .experiment import SCALES, SEED
+from .measures.base import Context
+from .measures.emphasis import FEL
+from .measures.frequency import PFR
+from .measures.split import Loss, Tables, split
+
+if TYPE_CHECKING:
+    from .experiment import Experiment
+
+ID, BASELINE, DATA = "split", "FM", "gaussian:cifar10"
+RUN = "python reproduce/records/2026-11-21-gaussian/run.py"
+SHIPPED = "reproduce/checkpoints/cifar10"
+TAKES = "some minutes on 2 cores once the runs are there"
+_RUNS = {"FM": "fm", "ADR": "adr", "FC": "fc", "DEFAR": "defar", "MixFlow": "mixflow"}
+
+
+@dataclass(frozen=True)
+class Study:
+    """checkpoints: folders under the project by method; grid: the profile whose times are taken."""
+
+    checkpoints: Mapping[str, str]
+    images: int
+    grid: str = "quick"
+
+
+STUDIES = {
+    "tiny": Study(
+        {"FM": "reproduce/checkpoints/cifar10-sit", "DEFAR": "reproduce/checkpoints/cifar10-defar"}, 8, "tiny"
+    ),
+    "full": Study({name: f"runs/gaussian/{run}/checkpoint" for name, run in _RUNS.items()}, 512),
+}
+
+
+def build(experiment: Experiment) -> Artefact:
+    """Every network and the exact field on the same Gaussian images, noise and times."""
+    if experiment.profile not in STUDIES:
+        return committed(ID, (), experiment.root, TAKES)
+    study = STUDIES[experiment.profile]
+    networks = {name: _network(experiment, folder) for name, folder in study.checkpoints.items()}
+    images = gaussian_images(DATA)
+    # numbers beyond those that trainings draw from: none of these images was seen
+    batch = images.batch(range(len(images), len(images) + study.images), device=experiment.device)
+    exact = _swept(experiment, study, GAUSSIAN, images, batch)
+    found = {name: _swept(experiment, study, name, images, batch, network) for name, network in networks.items()}
+    grid = SCALES[study.grid].grid
+    provenance: dict[str, Any] = {
+        "profile": experiment.profile,
+        "note": f"{study.images} draws of the Gaussian with CIFAR-10's mean and spectrum, {len(grid.t0)} t0 and "
+        f"{grid.pairs} pairs (t0, t1); profile {experiment.profile}",
+        "models": {name: _identity(network) for name, network in networks.items()},
+        "data": {"name": images.name, "law_sha256": images.hash},
+        "seed": SEED,
+        "torch": torch.__version__,
+        "device": experiment.device.type,
+        "command": f"{RUN}; defar reproduce --profile {experiment.profile} --only {ID}",
+    }
+    table = split(found, exact, grid, batch.data[0].numel())
+    return Artefact(ID, table, {}, {}, provenance, figures_folder(experiment.root, ID, experiment.profile))
+
+
+def _network(experiment: Experiment, folder: str) -> Checkpoint:
+    """The checkpoint there. Raises DefarError with the command that would train it."""
+    path = experiment.root / folder
+    if not path.is_dir():
+        raise DefarError(f"{path}: not trained here; run: {RUN}")
+    return load_checkpoint(path, device=experiment.device)
+
+
+def _swept(experiment: Experiment, study: Study, name: str, images: GaussianImages, batch: Batch,
+           network: Checkpoint | None = None) -> Tables:  # fmt: skip
+    """The measurements of one network, or of the exact field; kept in results/."""
+    scale = SCALES[study.grid]
+    model = images.flow if network is None else network.model
+    context = Context(
+        model, batch, scale.grid, name, seed=SEED, chunk=scale.chunk, device=str(experiment.device),
+        identity=identity(GAUSSIAN, experiment.train_images) if network is None else _identity(network),
+    )  # fmt: skip
+    measurements = [PFR(), FEL(), *([] if network is None else [Loss(images.flow, images.hash)])]
+    tables, new = experiment.store.measure(measurements, context)
+    experiment.measured += [f"{measurement} of {name} on Gaussian images" for measurement in new]
+    return tables
+
+
+def _identity(network: Checkpoint) -> dict[str, Any]:
+    card = network.card
+    return {
+        "checkpoint": card.name,
+        "sha256": card.sha256,
+        "weights": card.weights,
+        "steps": card.training.get("steps"),
+    }

@@ -1,0 +1,95 @@
+"""The entries on drift and on the split at their smallest, without notebook and picture; test_reproduction runs the
+whole."""
+
+import itertools
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from defar_analysis import drift_study, exact_fields, split_study
+from defar_analysis.core.networks import SiT
+from defar_analysis.core.oracles import GaussianFlow
+from defar_analysis.experiment import SHIPPED, Experiment
+from defar_analysis.measures.drift_maps import KINDS, RINGS
+
+ROOT = Path(__file__).parents[1]
+pytestmark = pytest.mark.real_data
+
+
+@pytest.fixture(autouse=True)
+def few_images_to_fit(monkeypatch):
+    """The reference fitted on a tenth of the training images: seconds less, and nothing here depends on it."""
+    fit = GaussianFlow.fit
+    monkeypatch.setattr(GaussianFlow, "fit", lambda batches: fit(itertools.islice(batches, 5)))
+
+
+@pytest.fixture
+def root(tmp_path):
+    for name in SHIPPED.values():
+        shutil.copytree(ROOT / "reproduce" / "checkpoints" / name, tmp_path / "reproduce" / "checkpoints" / name)
+    return tmp_path
+
+
+def forbid_networks(monkeypatch):
+    def forbidden(*args):
+        raise AssertionError("a network was called")
+
+    monkeypatch.setattr(SiT, "forward", forbidden)
+
+
+def test_drift_of_every_model_kind_and_number_of_steps(root, monkeypatch):
+    experiment = Experiment(root, "tiny", "cpu")
+    artefact = drift_study.build(experiment)
+    assert experiment.measured == [f"drift of {name}" for name in drift_study.MODELS]
+    curves, maps = artefact.tables["curves"], artefact.table
+    keys = set(itertools.product(drift_study.MODELS, KINDS, (2, 4)))
+    assert set(curves.groupby(["model", "kind", "nfe"]).groups) == keys
+    assert len(curves) == len(drift_study.MODELS) * len(KINDS) * (2 + 4) and len(maps) == RINGS * len(curves)
+    assert curves["t"].between(0, 1, inclusive="right").all() and (curves["n"] == 4).all()
+    # as many of Euler's steps as of Heun's: more steps come nearer to Heun's solution
+    ends = curves[(curves["kind"] == "solver") & (curves["t"] == 1)].set_index(["model", "nfe"])["magnitude"]
+    assert all(ends[name, 4] < ends[name, 2] for name in SHIPPED)
+    forbid_networks(monkeypatch)
+    assert drift_study.build(Experiment(root, "tiny", "cpu")).table.equals(maps)  # all from results/
+
+
+def test_the_split_of_the_smallest_profile_and_what_it_keeps(root, monkeypatch, refuses):
+    experiment = Experiment(root, "tiny", "cpu")
+    artefact = split_study.build(experiment)
+    table = artefact.table
+    assert list(dict.fromkeys(table["model"])) == ["FM", "DEFAR"] and (table["n"] == 8).all()
+    np.testing.assert_allclose(table["measured"], table["inherent"] + table["of_model"], rtol=1e-6, atol=1e-9)
+    assert (table[table["quantity"] == "excess"]["measured"] > 0).all()
+    forbid_networks(monkeypatch)
+    assert split_study.build(Experiment(root, "tiny", "cpu")).table.equals(table)
+    refuses(lambda: split_study.build(Experiment(root, "full", "cpu")), "gaussian/fm/checkpoint", "run.py")
+    refuses(lambda: split_study.build(Experiment(root, "quick", "cpu")), "--only split", split_study.TAKES)
+
+
+def test_exact_fields_by_name(root):
+    experiment = Experiment(root, "tiny", "cpu")
+    batch = experiment.test_images.batch(range(4))
+    noise, t = torch.randn(4, 3, 32, 32, generator=torch.Generator().manual_seed(0)), torch.full((4,), 0.5)
+    x = (batch.data + noise) / 2
+    ways = {name: experiment.field(name)(x, t, batch.labels) for name in exact_fields.EXACT}
+    assert all(v.shape == x.shape and v.isfinite().all() for v in ways.values())
+    # a memory walks to its own images: at t = 1/2 the end point x + v/2 is nearly one of them, of the label or of any
+    train = experiment.train_images.batch(range(len(experiment.train_images)))
+    for name in (exact_fields.EMPIRICAL, exact_fields.EMPIRICAL_ALL):
+        for end, label in zip((x + ways[name] / 2).flatten(1), batch.labels, strict=True):
+            allowed = train.data[train.labels == label] if name == exact_fields.EMPIRICAL else train.data
+            nearest = (allowed.flatten(1) - end).square().mean(1).min()
+            assert nearest < 1e-3
+    assert experiment.field(exact_fields.EMPIRICAL) is experiment.field(exact_fields.EMPIRICAL)
+    identities = {exact_fields.identity(name, experiment.train_images)["reference"] for name in exact_fields.EXACT}
+    assert len(identities) == 3
+
+
+def test_the_memories_take_the_quick_grid_in_the_full_profile(root):
+    experiment = Experiment(root, "full", "cpu")
+    contexts = {name: experiment._context(name) for name in ("SiT", exact_fields.GAUSSIAN, exact_fields.EMPIRICAL)}
+    assert [c.grid.name for c in contexts.values()] == ["full", "full", "quick"]
+    assert contexts[exact_fields.EMPIRICAL].count == 64

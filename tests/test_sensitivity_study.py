@@ -1,0 +1,66 @@
+"""The entry on robust statements at its smallest, without notebook and picture; test_reproduction runs the whole."""
+
+import itertools
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from defar_analysis import sensitivity_study as study
+from defar_analysis.core.networks import SiT
+from defar_analysis.core.oracles import GaussianFlow
+from defar_analysis.experiment import METHODS, Experiment
+from defar_analysis.measures import sensitivity
+from defar_analysis.measures.frequency import PFR
+
+ROOT = Path(__file__).parents[1]
+pytestmark = pytest.mark.real_data
+
+
+@pytest.fixture(autouse=True)
+def few_images_to_fit(monkeypatch):
+    """The reference fitted on a tenth of the training images: seconds less, and nothing here depends on it."""
+    fit = GaussianFlow.fit
+    monkeypatch.setattr(GaussianFlow, "fit", lambda batches: fit(itertools.islice(batches, 5)))
+
+
+@pytest.fixture
+def root(tmp_path):
+    """A project with the shipped checkpoints."""
+    for name in METHODS.values():
+        shutil.copytree(ROOT / "reproduce" / "checkpoints" / name, tmp_path / "reproduce" / "checkpoints" / name)
+    return tmp_path
+
+
+def test_every_statement_of_every_field(root, monkeypatch):
+    experiment = Experiment(root, "tiny", "cpu")
+    artefact = study.build(experiment)
+    names = [*METHODS, study.REFERENCE]
+    assert experiment.measured == [f"{m} of {name}" for name in names for m in ("radial_spectra", "emphases")]
+    table, counted = artefact.table, artefact.tables["verdicts"]
+    assert list(dict.fromkeys(table["statement"])) == list(sensitivity.STATEMENTS) and (table["n"] == 8).all()
+    by_field = counted[counted["statement"] != sensitivity.BETWEEN]
+    assert by_field["model"].tolist() == names * 5 and set(counted["by_default"]) <= {
+        "holds",
+        "does not hold",
+        "undecided",
+    }
+    assert counted["settings"].sum() == len(table)
+
+    # the default reading is the measurement's: SiT's prediction against the target at the first time
+    grid, batch = study.STUDIES["tiny"].grid, experiment.test_images.batch(range(8))
+    context = replace(experiment._context("SiT"), grid=grid, batch=batch, chunk=8)
+    curves = PFR().run(context)
+    first = curves[(curves["dc"] == "without") & (curves["estimator"] == "mean_of_ratios") & (curves["t"] == 0)]
+    value = first.set_index("quantity")["value"]
+    own = table[(table["statement"] == "prediction below target") & (table["model"] == "SiT")]
+    found = own[sensitivity.is_default(own)]["value"].iloc[0]
+    assert found == pytest.approx(1 - value["pfr_prediction"] / value["pfr_target"], rel=1e-5)
+
+    def forbidden(*args):
+        raise AssertionError("a network was called")
+
+    monkeypatch.setattr(SiT, "forward", forbidden)
+    again = study.build(Experiment(root, "tiny", "cpu"))  # all from results/
+    assert again.table.equals(table) and again.provenance == artefact.provenance
