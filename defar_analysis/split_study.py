@@ -47,7 +47,7 @@ STUDIES = {
     "tiny": Study(
         {"FM": "reproduce/checkpoints/cifar10-sit", "DEFAR": "reproduce/checkpoints/cifar10-defar"}, 8, "tiny"
     ),
-    "full": Study({name: f"runs/gaussian/{run}/checkpoint" for name, run in _RUNS.items()}, 512),
+    "full": Study({name: f"runs/gaussian/{run}/checkpoint" for name, run in _RUNS.items()}, 256),
 }
 
 

@@ -1,9 +1,5 @@
 """The corrections' entry at its smallest, without notebook and picture; test_reproduction runs the whole."""
 
-import itertools
-import shutil
-from pathlib import Path
-
 import numpy as np
 import pytest
 import torch
@@ -12,28 +8,14 @@ from defar_analysis import corrections_study as study
 from defar_analysis.core.discriminators import DiscriminatorCard, save_discriminator
 from defar_analysis.core.networks import SiT
 from defar_analysis.core.networks.discriminator import ConvDiscriminator
-from defar_analysis.core.oracles import GaussianFlow
 from defar_analysis.core.samplers import Euler, sample
 from defar_analysis.experiment import Experiment
 
-ROOT = Path(__file__).parents[1]
-pytestmark = pytest.mark.real_data
+pytestmark = [pytest.mark.real_data, pytest.mark.usefixtures("few_images_to_fit")]
 
 
-@pytest.fixture(autouse=True)
-def few_images_to_fit(monkeypatch):
-    """The reference fitted on a tenth of the training images: seconds less, and nothing here depends on it."""
-    fit = GaussianFlow.fit
-    monkeypatch.setattr(GaussianFlow, "fit", lambda batches: fit(itertools.islice(batches, 5)))
-
-
-def project(folder: Path) -> Path:
-    shutil.copytree(ROOT / "reproduce" / "checkpoints", folder / "reproduce" / "checkpoints")
-    return folder
-
-
-def test_rows_costs_and_pictures(tmp_path, monkeypatch):
-    experiment = Experiment(project(tmp_path), "tiny", "cpu")
+def test_rows_costs_and_pictures(shipped_project, monkeypatch):
+    experiment = Experiment(shipped_project, "tiny", "cpu")
     artefact = study.build(experiment)
     assert len(experiment.measured) == len({**study.METHODS, **study.ON_DEFAR})
     start = artefact.table[artefact.table["t"] == 0]
@@ -63,14 +45,14 @@ def test_rows_costs_and_pictures(tmp_path, monkeypatch):
         raise AssertionError("a network was called")
 
     monkeypatch.setattr(SiT, "forward", forbidden)
-    again = study.build(Experiment(tmp_path, "tiny", "cpu"))  # all from results/
+    again = study.build(Experiment(shipped_project, "tiny", "cpu"))  # all from results/
     assert again.table.equals(artefact.table) and again.tables["changes"].equals(changes)
     assert again.tables["changes_defar"].equals(on_defar)
 
 
 @pytest.mark.parametrize("name", ["SiT", "DEFAR"])
-def test_a_discriminator_in_its_place_is_one_more_row(name, tmp_path):
-    experiment = Experiment(project(tmp_path), "tiny", "cpu")
+def test_a_discriminator_in_its_place_is_one_more_row(name, shipped_project):
+    experiment = Experiment(shipped_project, "tiny", "cpu")
     for each in ("SiT", "DEFAR"):
         assert study.discriminator_guidance(experiment, each) == {}
     card = experiment.checkpoint(name).card
@@ -79,7 +61,7 @@ def test_a_discriminator_in_its_place_is_one_more_row(name, tmp_path):
     torch.nn.init.normal_(network.head.weight)
     judges = {"name": card.name, "sha256": card.sha256}
     told = DiscriminatorCard("fresh", "", card.interpolant, judges, {})
-    save_discriminator(tmp_path / study.DISCRIMINATORS[name], network, told)
+    save_discriminator(shipped_project / study.DISCRIMINATORS[name], network, told)
     artefact = study.build(experiment)
     guided, table = {"SiT": ("DG 1", "changes"), "DEFAR": ("DG 1 on DEFAR", "changes_defar")}[name]
     method = artefact.provenance["methods"][guided]

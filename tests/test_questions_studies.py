@@ -2,8 +2,6 @@
 whole."""
 
 import itertools
-import shutil
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,26 +9,10 @@ import torch
 
 from defar_analysis import drift_study, exact_fields, split_study
 from defar_analysis.core.networks import SiT
-from defar_analysis.core.oracles import GaussianFlow
 from defar_analysis.experiment import SHIPPED, Experiment
 from defar_analysis.measures.drift_maps import KINDS, RINGS
 
-ROOT = Path(__file__).parents[1]
-pytestmark = pytest.mark.real_data
-
-
-@pytest.fixture(autouse=True)
-def few_images_to_fit(monkeypatch):
-    """The reference fitted on a tenth of the training images: seconds less, and nothing here depends on it."""
-    fit = GaussianFlow.fit
-    monkeypatch.setattr(GaussianFlow, "fit", lambda batches: fit(itertools.islice(batches, 5)))
-
-
-@pytest.fixture
-def root(tmp_path):
-    for name in SHIPPED.values():
-        shutil.copytree(ROOT / "reproduce" / "checkpoints" / name, tmp_path / "reproduce" / "checkpoints" / name)
-    return tmp_path
+pytestmark = [pytest.mark.real_data, pytest.mark.usefixtures("few_images_to_fit")]
 
 
 def forbid_networks(monkeypatch):
@@ -40,8 +22,8 @@ def forbid_networks(monkeypatch):
     monkeypatch.setattr(SiT, "forward", forbidden)
 
 
-def test_drift_of_every_model_kind_and_number_of_steps(root, monkeypatch):
-    experiment = Experiment(root, "tiny", "cpu")
+def test_drift_of_every_model_kind_and_number_of_steps(shipped_project, monkeypatch):
+    experiment = Experiment(shipped_project, "tiny", "cpu")
     artefact = drift_study.build(experiment)
     assert experiment.measured == [f"drift of {name}" for name in drift_study.MODELS]
     curves, maps = artefact.tables["curves"], artefact.table
@@ -53,24 +35,24 @@ def test_drift_of_every_model_kind_and_number_of_steps(root, monkeypatch):
     ends = curves[(curves["kind"] == "solver") & (curves["t"] == 1)].set_index(["model", "nfe"])["magnitude"]
     assert all(ends[name, 4] < ends[name, 2] for name in SHIPPED)
     forbid_networks(monkeypatch)
-    assert drift_study.build(Experiment(root, "tiny", "cpu")).table.equals(maps)  # all from results/
+    assert drift_study.build(Experiment(shipped_project, "tiny", "cpu")).table.equals(maps)  # all from results/
 
 
-def test_the_split_of_the_smallest_profile_and_what_it_keeps(root, monkeypatch, refuses):
-    experiment = Experiment(root, "tiny", "cpu")
+def test_the_split_of_the_smallest_profile_and_what_it_keeps(shipped_project, monkeypatch, refuses):
+    experiment = Experiment(shipped_project, "tiny", "cpu")
     artefact = split_study.build(experiment)
     table = artefact.table
     assert list(dict.fromkeys(table["model"])) == ["FM", "DEFAR"] and (table["n"] == 8).all()
     np.testing.assert_allclose(table["measured"], table["inherent"] + table["of_model"], rtol=1e-6, atol=1e-9)
     assert (table[table["quantity"] == "excess"]["measured"] > 0).all()
     forbid_networks(monkeypatch)
-    assert split_study.build(Experiment(root, "tiny", "cpu")).table.equals(table)
-    refuses(lambda: split_study.build(Experiment(root, "full", "cpu")), "gaussian/fm/checkpoint", "run.py")
-    refuses(lambda: split_study.build(Experiment(root, "quick", "cpu")), "--only split", split_study.TAKES)
+    assert split_study.build(Experiment(shipped_project, "tiny", "cpu")).table.equals(table)
+    refuses(lambda: split_study.build(Experiment(shipped_project, "full", "cpu")), "gaussian/fm/checkpoint", "run.py")
+    refuses(lambda: split_study.build(Experiment(shipped_project, "quick", "cpu")), "--only split", split_study.TAKES)
 
 
-def test_exact_fields_by_name(root):
-    experiment = Experiment(root, "tiny", "cpu")
+def test_exact_fields_by_name(shipped_project):
+    experiment = Experiment(shipped_project, "tiny", "cpu")
     batch = experiment.test_images.batch(range(4))
     noise, t = torch.randn(4, 3, 32, 32, generator=torch.Generator().manual_seed(0)), torch.full((4,), 0.5)
     x = (batch.data + noise) / 2
@@ -88,8 +70,8 @@ def test_exact_fields_by_name(root):
     assert len(identities) == 3
 
 
-def test_the_memories_take_the_quick_grid_in_the_full_profile(root):
-    experiment = Experiment(root, "full", "cpu")
+def test_the_memories_take_the_quick_grid_in_the_full_profile(shipped_project):
+    experiment = Experiment(shipped_project, "full", "cpu")
     contexts = {name: experiment._context(name) for name in ("SiT", exact_fields.GAUSSIAN, exact_fields.EMPIRICAL)}
     assert [c.grid.name for c in contexts.values()] == ["full", "full", "quick"]
     assert contexts[exact_fields.EMPIRICAL].count == 64

@@ -1,40 +1,20 @@
 """The entry on robust statements at its smallest, without notebook and picture; test_reproduction runs the whole."""
 
-import itertools
-import shutil
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 
 from defar_analysis import sensitivity_study as study
 from defar_analysis.core.networks import SiT
-from defar_analysis.core.oracles import GaussianFlow
 from defar_analysis.experiment import METHODS, Experiment
 from defar_analysis.measures import sensitivity
 from defar_analysis.measures.frequency import PFR
 
-ROOT = Path(__file__).parents[1]
-pytestmark = pytest.mark.real_data
+pytestmark = [pytest.mark.real_data, pytest.mark.usefixtures("few_images_to_fit")]
 
 
-@pytest.fixture(autouse=True)
-def few_images_to_fit(monkeypatch):
-    """The reference fitted on a tenth of the training images: seconds less, and nothing here depends on it."""
-    fit = GaussianFlow.fit
-    monkeypatch.setattr(GaussianFlow, "fit", lambda batches: fit(itertools.islice(batches, 5)))
-
-
-@pytest.fixture
-def root(tmp_path):
-    """A project with the shipped checkpoints."""
-    for name in METHODS.values():
-        shutil.copytree(ROOT / "reproduce" / "checkpoints" / name, tmp_path / "reproduce" / "checkpoints" / name)
-    return tmp_path
-
-
-def test_every_statement_of_every_field(root, monkeypatch):
-    experiment = Experiment(root, "tiny", "cpu")
+def test_every_statement_of_every_field(shipped_project, monkeypatch):
+    experiment = Experiment(shipped_project, "tiny", "cpu")
     artefact = study.build(experiment)
     names = [*METHODS, study.REFERENCE]
     assert experiment.measured == [f"{m} of {name}" for name in names for m in ("radial_spectra", "emphases")]
@@ -62,5 +42,5 @@ def test_every_statement_of_every_field(root, monkeypatch):
         raise AssertionError("a network was called")
 
     monkeypatch.setattr(SiT, "forward", forbidden)
-    again = study.build(Experiment(root, "tiny", "cpu"))  # all from results/
+    again = study.build(Experiment(shipped_project, "tiny", "cpu"))  # all from results/
     assert again.table.equals(table) and again.provenance == artefact.provenance

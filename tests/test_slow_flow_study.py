@@ -1,43 +1,21 @@
 """Slow Flow's entry at its smallest, without notebook and picture; test_reproduction runs the whole."""
 
-import itertools
-import shutil
-from pathlib import Path
-
 import numpy as np
 import pytest
 
 from defar_analysis import slow_flow_study as study
 from defar_analysis.core.networks import SiT
-from defar_analysis.core.oracles import GaussianFlow
 from defar_analysis.core.samplers import Euler, sample
 from defar_analysis.core.seeding import image_noise
 from defar_analysis.exact_fields import EXACT, GAUSSIAN
-from defar_analysis.experiment import SHIPPED, Experiment
+from defar_analysis.experiment import Experiment
 from defar_analysis.measures.slow_flow import slowed_time
 
-ROOT = Path(__file__).parents[1]
-pytestmark = pytest.mark.real_data
+pytestmark = [pytest.mark.real_data, pytest.mark.usefixtures("few_images_to_fit")]
 
 
-@pytest.fixture(autouse=True)
-def few_images_to_fit(monkeypatch):
-    """The reference fitted on a tenth of the training images: seconds less, and nothing here depends on it."""
-    fit = GaussianFlow.fit
-    monkeypatch.setattr(GaussianFlow, "fit", lambda batches: fit(itertools.islice(batches, 5)))
-
-
-@pytest.fixture
-def root(tmp_path):
-    """A project with the shipped checkpoints, and the paper's values."""
-    for name in SHIPPED.values():
-        shutil.copytree(ROOT / "reproduce" / "checkpoints" / name, tmp_path / "reproduce" / "checkpoints" / name)
-    shutil.copy(ROOT / "reproduce" / "paper_values.csv", tmp_path / "reproduce")
-    return tmp_path
-
-
-def test_rows_of_every_model_and_pairing(root, monkeypatch):
-    experiment = Experiment(root, "tiny", "cpu")
+def test_rows_of_every_model_and_pairing(shipped_project, monkeypatch):
+    experiment = Experiment(shipped_project, "tiny", "cpu")
     artefact = study.build(experiment)
     names = ["SiT", "DEFAR", "MixFlow", *EXACT]
     assert experiment.measured == [f"slowed times of {name}" for name in names]
@@ -63,14 +41,14 @@ def test_rows_of_every_model_and_pairing(root, monkeypatch):
         raise AssertionError("a network was called")
 
     monkeypatch.setattr(SiT, "forward", forbidden)
-    again = study.build(Experiment(root, "tiny", "cpu"))  # all from results/
+    again = study.build(Experiment(shipped_project, "tiny", "cpu"))  # all from results/
     assert again.table.equals(table) and again.tables["changes"].equals(changes)
     assert again.provenance == artefact.provenance
 
 
-def test_both_pairings_are_of_the_model_that_is_measured(root):
+def test_both_pairings_are_of_the_model_that_is_measured(shipped_project):
     """A model that goes straight from each image's noise to it, and so straight back, reads t in both."""
-    experiment = Experiment(root, "tiny", "cpu")
+    experiment = Experiment(shipped_project, "tiny", "cpu")
     batch = experiment.test_images.batch(range(8))
     way = batch.data - image_noise(0, range(8), (3, 32, 32))
     experiment.reference = lambda x, t, labels=None: way

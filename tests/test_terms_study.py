@@ -1,9 +1,5 @@
 """The terms' entry at its smallest, without notebook and picture; test_reproduction runs the whole."""
 
-import itertools
-import shutil
-from pathlib import Path
-
 import numpy as np
 import pytest
 import torch
@@ -11,31 +7,14 @@ import torch
 from defar_analysis import terms_study as study
 from defar_analysis.core.networks import SiT
 from defar_analysis.core.objectives import FlowMatching
-from defar_analysis.core.oracles import GaussianFlow
 from defar_analysis.experiment import METHODS, Experiment
 from defar_analysis.measures.gradients import differentiable
 
-ROOT = Path(__file__).parents[1]
-pytestmark = pytest.mark.real_data
+pytestmark = [pytest.mark.real_data, pytest.mark.usefixtures("few_images_to_fit")]
 
 
-@pytest.fixture(autouse=True)
-def few_images_to_fit(monkeypatch):
-    """The reference fitted on a tenth of the training images: seconds less, and nothing here depends on it."""
-    fit = GaussianFlow.fit
-    monkeypatch.setattr(GaussianFlow, "fit", lambda batches: fit(itertools.islice(batches, 5)))
-
-
-@pytest.fixture
-def root(tmp_path):
-    """A project with the shipped checkpoints."""
-    for name in METHODS.values():
-        shutil.copytree(ROOT / "reproduce" / "checkpoints" / name, tmp_path / "reproduce" / "checkpoints" / name)
-    return tmp_path
-
-
-def test_tables_of_both_networks_and_the_reference(root, monkeypatch):
-    experiment = Experiment(root, "tiny", "cpu")
+def test_tables_of_both_networks_and_the_reference(shipped_project, monkeypatch):
+    experiment = Experiment(shipped_project, "tiny", "cpu")
     artefact = study.build(experiment)
     names = [*METHODS, study.REFERENCE]
     assert experiment.measured == [f"terms of {name}" for name in names]
@@ -61,14 +40,14 @@ def test_tables_of_both_networks_and_the_reference(root, monkeypatch):
         raise AssertionError("a network was called")
 
     monkeypatch.setattr(SiT, "forward", forbidden)
-    again = study.build(Experiment(root, "tiny", "cpu"))  # all from results/
+    again = study.build(Experiment(shipped_project, "tiny", "cpu"))  # all from results/
     assert again.table.equals(table) and again.tables["weights"].equals(tables["weights"])
     assert again.provenance == artefact.provenance
 
 
-def test_a_draw_depends_on_its_images_alone(root):
+def test_a_draw_depends_on_its_images_alone(shipped_project):
     """The same image has the same noise and the same place in every bin, whatever batch it comes in."""
-    experiment = Experiment(root, "tiny", "cpu")
+    experiment = Experiment(shipped_project, "tiny", "cpu")
     path = experiment.checkpoint("SiT").interpolant
     whole = study.draw_for(experiment.test_images.batch(range(6)), 0, 0.2, 0.4, path)
     part = study.draw_for(experiment.test_images.batch(range(2, 6)), 2, 0.2, 0.4, path)

@@ -20,6 +20,7 @@ PANELS = {
     "pfr_bias": "PFR, bias",
     "fel_gain_percent": "Gain in FEL (%)",
 }
+_SYMLOG = {"pfr_prediction": 0.01, "pfr_bias": 0.1}  # linear below
 _LOGARITHMIC = ("bias_energy", "pfr_prediction", "pfr_bias")
 
 
@@ -49,8 +50,8 @@ def plot(df: pd.DataFrame, style: Style = PAPER, *, note: str = "") -> Figure:
                 above.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
                 above.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
                 above.yaxis.set_minor_formatter(NullFormatter())
-            if quantity == "pfr_bias":  # at t = 0 tens of times what it is anywhere else
-                below.set_yscale("symlog", linthresh=0.1)
+            if quantity in _SYMLOG:  # at one end many times what it is anywhere else
+                below.set_yscale("symlog", linthresh=_SYMLOG[quantity])
             time_axis(below, "t")
         axes[0, 0].set_ylabel("measured")
         axes[1, 0].set_ylabel("model's part")

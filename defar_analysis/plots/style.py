@@ -25,6 +25,7 @@ TARGET, RAW_LOSS, PAPER_LABEL = "target", "raw loss", "paper, read off its figur
 # Okabe and Ito's palette: told apart with any common colour blindness, and in grey print by lightness.
 _COLOURS = {
     "SiT": "#0072B2",
+    "FM": "#0072B2",  # what SiT is where no SiT is trained
     "DEFAR": "#D55E00",
     "IP": "#E69F00",
     "SDSS": "#56B4E9",
