@@ -217,10 +217,11 @@ def sentences(curves: pd.DataFrame, baseline: str, reference: str = "") -> str:
     if own.empty:
         raise DefarError(f"nothing to tell: the curves have no {baseline!r}")
     few, many = own["nfe"].min(), own["nfe"].max()
-    said = []
+    times = (set(rows["t"]) for _, rows in own.groupby("nfe"))
+    shared, said = sorted(set.intersection(*times)), []
     for kind, words in _WORDS.items():
         # Euler never asks for the velocity at its last time, so a bias there has no effect
-        before = own["t"][own["t"] < own["t"].max()].max() if kind == "one_step" else own["t"].max()
+        before = shared[-2] if kind == "one_step" and len(shared) > 1 else shared[-1]
         rows = curves[(curves["kind"] == kind) & (curves["t"] == before)].set_index(["model", "nfe"])
         parts = []
         for model in dict.fromkeys(curves["model"]):

@@ -152,5 +152,11 @@ def test_sentences_follow_the_table(curves):
     assert "0.200 [0.090, 0.110]" in measured.sentences(curves.assign(magnitude=larger), "SiT", "Gaussian reference")
 
 
+def test_sentences_take_times_that_all_numbers_of_steps_have(curves):
+    odd = curves.assign(t=curves["t"].where((curves["nfe"] != 50) | (curves["t"] == 1), 0.75))
+    assert "ends at t = 1," in measured.sentences(odd, "SiT", "Gaussian reference")
+    assert "ends at t = 0.5," in measured.sentences(curves, "SiT", "Gaussian reference")
+
+
 def test_sentences_need_the_baseline(curves, refuses):
     refuses(lambda: measured.sentences(curves, "none", "Gaussian reference"), "'none'")
