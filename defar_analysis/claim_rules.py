@@ -11,7 +11,7 @@ from .contradictions import Claim, refuted
 from .errors import DefarError
 from .measures.evaluation import BETTER, WORSE
 from .measures.robustness import FAILS, HOLDS
-from .our_rows import LABELS, NO_LABELS, PATHS, STEPS
+from .our_rows import GUIDED, JUDGED, LABELS, NO_LABELS, PATHS, STEPS
 
 UNDECIDED, NOT_RUN = "undecided at this scale", "not run"
 VERDICTS = (HOLDS, FAILS, UNDECIDED, NOT_RUN)
@@ -22,7 +22,9 @@ EXPECTED = {
     LABELS: [(LABELS, *_AT_50, 1), (LABELS, *_AT_50, 2)],
     NO_LABELS: [(NO_LABELS, *_AT_50, 1)],
     PATHS: [(PATHS, path, solver, 50, 1) for path in ("linear", "vp", "gvp") for solver in ("euler", "em")],
-    STEPS: [(STEPS, "linear", "euler", nfe, 1) for nfe in (30, 50)],
+    STEPS: [(STEPS, "linear", "euler", nfe, 1) for nfe in (30, 50, 100, 250, 500)],
+    GUIDED: [(GUIDED, *_AT_50, 1)],
+    JUDGED: [(JUDGED, *_AT_50, 0)],
 }
 _HIGHER = ("IS", "Pre.", "Rec.")
 _LIKE = ["id", "panel", "dataset", "backbone", "setting", "column", "x", "condition", "row"]

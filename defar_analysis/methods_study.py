@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,7 +24,17 @@ from .experiment import CLASSES, SEED
 from .measures.evaluation import DIFFERENCES, Evaluation, differences
 from .measures.protocols import DEFAULT, Protocol, protocol
 from .measures.robustness import quality_table
-from .our_rows import LABELS, METHODS_TABLES, METHODS_TAKE, NO_LABELS, PATHS, RUN, STEPS
+from .our_rows import (
+    GUIDED,
+    JUDGED,
+    LABELS,
+    METHODS_TABLES,
+    METHODS_TAKE,
+    NO_LABELS,
+    PATHS,
+    RUN,
+    STEPS,
+)
 from .robustness_sweep import Grid, Sweep
 
 if TYPE_CHECKING:
@@ -51,26 +61,33 @@ ONE_SEED = {
 UNLABELLED = {
     **{method: f"uncond-{run}" for method, run in BOTH_SEEDS.items()},
     **{f"ADR, {n} {spacing}": f"uncond-adr-{n}-{spacing}" for n in (2, 3) for spacing in ("random", "equal")},
+    "OT": "uncond-ot", "OT + DEFAR": "uncond-ot-defar",
 }  # fmt: skip
-STEPPED = ("SiT", "IP", "SDSS", "MDSS", "DEFAR")  # Tab. 4, right
+STEPPED, NFES = ("SiT", "IP", "SDSS", "MDSS", "DEFAR"), (30, 50, 100)  # Tab. 4, right
+SCALE = 1.5  # of the paper's classifier-free guidance
 # What the paper compares with something else than SiT.
 PAIRS = {
     "ADR": ("SDSS", "MDSS"),
     "DEFAR": ("ADR", "FC", "IP", "SDSS", "MDSS"),
     **{name: (METHOD,) for name in ONE_SEED if name.startswith("weight: ")},
     **{name: ("ADR",) for name in UNLABELLED if name.startswith("ADR, ")},
+    "OT + DEFAR": ("OT", METHOD),
+    "DEFAR-G++": (METHOD, "SiT-G++"),
 }
 
 
 @dataclass(frozen=True)
 class Part:
-    """Methods that are compared with one another: checkpoint folders under the project by method, sampled alike."""
+    """Methods that are compared with one another: checkpoint folders under the project by method, sampled alike but for
+    the methods that have a discriminator, its folder by method. guidance: classifier-free, its scale."""
 
     group: str
     runs: Mapping[str, str]
     seed: int = 1
     nfe: int = 50
     solver: str = "euler"
+    guidance: float | None = None
+    discriminators: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -82,6 +99,7 @@ class Study:
 
 
 _SHIPPED = {"SiT": "reproduce/checkpoints/cifar10-sit", "DEFAR": "reproduce/checkpoints/cifar10-defar"}
+_JUDGES = {"SiT-G++": "reproduce/discriminators/cifar10-sit", "DEFAR-G++": "reproduce/discriminators/cifar10-defar"}
 
 
 def _full() -> Study:
@@ -90,7 +108,8 @@ def _full() -> Study:
 
     two = (METHOD, BASELINE)
     linear = {name: run for name, run in UNLABELLED.items() if name in two}
-    on_paths = [runs(linear), runs({BASELINE: "gvp-fm", METHOD: "gvp-defar-detached"})]
+    others = ({BASELINE: f"{path}-fm", METHOD: f"{path}-defar-detached"} for path in ("gvp", "vp"))
+    on_paths = [runs(linear), *map(runs, others)]
     stepped = runs({name: run for name, run in BOTH_SEEDS.items() if name in STEPPED})
     return Study(
         (
@@ -98,7 +117,14 @@ def _full() -> Study:
             Part(LABELS, runs(BOTH_SEEDS, 2), seed=2),
             Part(NO_LABELS, runs(UNLABELLED)),
             *(Part(PATHS, of_path, solver=solver) for of_path in on_paths for solver in ("euler", "em")),
-            *(Part(STEPS, stepped, nfe=nfe) for nfe in (30, 50)),
+            *(Part(STEPS, stepped, nfe=nfe) for nfe in NFES),
+            Part(GUIDED, runs(BOTH_SEEDS), guidance=SCALE),
+            Part(
+                JUDGED,
+                _SHIPPED | {f"{name}-G++": folder for name, folder in _SHIPPED.items()},
+                seed=0,
+                discriminators=_JUDGES,
+            ),
         ),
         1000,
     )
@@ -174,7 +200,8 @@ def _measured(experiment: Experiment, study: Study) -> Artefact:
 def sweep_of(experiment: Experiment, study: Study, part: Part) -> Sweep:
     """The sweep over one part's runs."""
     folders = {method: checked(experiment.root / folder) for method, folder in part.runs.items()}
-    grid = Grid(folders, (part.nfe,), (part.solver,), seed=SEED)
+    judges = {method: checked(experiment.root / folder) for method, folder in part.discriminators.items()}
+    grid = Grid(folders, (part.nfe,), (part.solver,), (part.guidance,), SEED, judges)
     return Sweep(grid, protocol(DEFAULT, study.count), experiment.root / "results", str(experiment.device), say=_say)
 
 

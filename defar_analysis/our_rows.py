@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -23,6 +23,7 @@ METHODS_TABLES = ("differences", "pairs", "seeds")
 METHODS_TAKE = "about three hours on 2 cores once the runs are there; it can be stopped and resumed"
 RUN = "python reproduce/records/2026-11-21-objectives/run.py"
 LABELS, NO_LABELS, PATHS, STEPS = "labels", "no labels", "paths", "steps"  # the study's groups
+GUIDED, JUDGED = "guided", "discriminator"  # classifier-free, and by a discriminator
 CIFAR10 = {"dataset": "cifar10", "condition": "no cfg", "backbone": "SiT-B/4", "setting": ""}
 UNLABELLED = {"dataset": "cifar10-uncond", "condition": "", "setting": ""}
 _STUDY = ("group", "method", "solver", "interpolant", "nfe")
@@ -30,20 +31,31 @@ _STUDY = ("group", "method", "solver", "interpolant", "nfe")
 
 @dataclass(frozen=True)
 class Ours:
-    """A row of ours. paper: the columns of the paper's row that it stands beside; study: its own in methods.csv."""
+    """A row of ours. paper: the columns of the paper's row that it stands beside; study: its own in methods.csv;
+    beside: the paper's metric by the start of ours."""
 
     paper: Mapping[str, str | float]
     study: Mapping[str, str | float]
+    beside: Mapping[str, str] = field(default_factory=lambda: BESIDE)
 
     def of(self, table: pd.DataFrame) -> pd.DataFrame:
         """The rows of a table of the study that are this row's."""
         wanted = {"group": LABELS, "solver": "euler", "interpolant": "linear", "nfe": 50, **self.study}
         return table[(table[list(_STUDY)] == pd.Series(wanted)[list(_STUDY)]).all(axis=1)]
 
+    def column(self, metric: str) -> str:
+        """The paper's metric that one of ours stands beside; "" for none."""
+        return next((theirs for start, theirs in self.beside.items() if metric.startswith(start)), "")
 
-def rows_of(names: Mapping[tuple[str, str], str], paper: Mapping[str, str | float], **study) -> tuple[Ours, ...]:
+
+def rows_of(
+    names: Mapping[tuple[str, str], str],
+    paper: Mapping[str, str | float],
+    beside: Mapping[str, str] = BESIDE,
+    **study: str | float,
+) -> tuple[Ours, ...]:
     """Rows by the paper's (row, setting): our method; the other columns of both are common to them."""
-    return tuple(Ours({**paper, "row": row, "setting": setting}, {"method": method, **study})
+    return tuple(Ours({**paper, "row": row, "setting": setting}, {"method": method, **study}, beside)
                  for (row, setting), method in names.items())  # fmt: skip
 
 
@@ -54,7 +66,7 @@ def from_methods(table: PaperTable, root: Path) -> pd.DataFrame:
     parts = []
     for ours in table.rows:
         own = ours.of(measured).groupby(["metric", "n", "protocol"], sort=False).agg(numbers).reset_index()
-        columns = own["metric"].map(lambda name: next((c for start, c in BESIDE.items() if name.startswith(start)), ""))
+        columns = own["metric"].map(ours.column)
         printed, iterations = _like(table, ours, root)
         fixed = {**ours.paper, "iters": iterations, "column": columns}
         parts.append(own.assign(**fixed)[columns.isin(printed)])
@@ -73,7 +85,8 @@ def our_changes(table: PaperTable, root: Path) -> pd.DataFrame:
     found = found[found["metric"].str.startswith("FD-") & (found["baseline"] == table.against)]
     rows = []
     for ours in table.rows:
-        where = [str(ours.paper["dataset"]), *([f"{ours.paper['x']:g} NFE"] if "x" in ours.paper else [])]
+        where = [str(ours.paper["dataset"]), *(["cfg"] if ours.paper.get("condition") == "cfg" else [])]
+        where += [f"{ours.paper['x']:g} NFE"] if "x" in ours.paper else []
         name = row_name({"setting": "", **ours.paper, "iters": _like(table, ours, root)[1]})
         for one in ours.of(found).itertuples():
             rows.append((", ".join(where), name, "ours", one.seed, one.metric, one.percent, one.percent_low,

@@ -13,10 +13,10 @@ from .artefacts import Artefact, figures_folder
 from .our_rows import (
     CHANGES,
     CIFAR10,
+    GUIDED,
     NO_LABELS,
     NO_OURS,
     PATHS,
-    RUN,
     STEPS,
     UNLABELLED,
     Ours,
@@ -40,7 +40,9 @@ HEADLINE = ("FID", "Avg. FID", "FID, first")
 TAB1 = {("SiT", ""): "SiT", ("IP", ""): "IP", ("SDSS", ""): "SDSS", ("MDSS", ""): "MDSS", ("DEFAR w/o FC", ""): "ADR",
         ("DEFAR w/o ADR", ""): "FC", ("DEFAR", ""): "DEFAR"}  # fmt: skip
 TAB4 = {(method, ""): method for method in ("SiT", "IP", "SDSS", "MDSS", "DEFAR")}
-TAB5_PATHS = {"linear": "Linear", "gvp": "GVP"}
+TAB2_OT = {("OT-FM", ""): "SiT", ("OT-FM + DEFAR", ""): "DEFAR", ("OT-CFM", ""): "OT",
+           ("OT-CFM + DEFAR", ""): "OT + DEFAR"}  # fmt: skip
+TAB5_PATHS = {"linear": "Linear", "gvp": "GVP", "vp": "SBDM-VP"}
 TAB5_SOLVERS = {"euler": "ODE", "em": "SDE"}
 TAB6 = {
     ("SiT", ""): "SiT",
@@ -165,33 +167,35 @@ _ENTRIES = (
     PaperTable("tab1", "Tab. 1", "Main results, class-conditional", ("dataset", "row", "iters", "condition"),
                IMAGENET.format("tab1/imagenet256-*.toml") + "--protocol adm-imagenet256, and both data sets with "
                "--guidance 1.5",
-               baseline=_SIT, rows=rows_of(TAB1, CIFAR10), note=_note()),
+               baseline=_SIT,
+               rows=rows_of(TAB1, CIFAR10) + rows_of(TAB1, {**CIFAR10, "condition": "cfg"}, group=GUIDED),
+               note=_note(more="With guidance: scale 1.5, one training seed.")),
     PaperTable("tab2", "Tab. 2", "Unconditional results, discriminator guidance, mini-batch OT",
                ("panel", "dataset", "row", "iters", "setting", "condition"),
                "defar train reproduce/experiments/tab2/ROW.toml, then defar evaluate; CelebA-64 needs its images, the "
-               "rows with a discriminator ImageNet (on CIFAR-10: defar robustness NAME=CHECKPOINT --discriminator "
-               "NAME=FOLDER), those of OT a U-Net (with our network: " + RUN + " uncond-ot uncond-ot-defar)",
+               "rows with a discriminator ImageNet",
                baseline=_SIT,
-               rows=rows_of(TAB1, {**UNLABELLED, "panel": "left"}, group=NO_LABELS),
-               note=_note("the shipped SiT's null label", "one training seed")),
+               rows=rows_of(TAB1, {**UNLABELLED, "panel": "left"}, group=NO_LABELS)
+               + rows_of(TAB2_OT, {**UNLABELLED, "panel": "right-ot"}, {"FD-": "FID, first"}, group=NO_LABELS),
+               note=_note("the shipped SiT's null label", "one training seed", "OT rows: this network and 50 Euler "
+                          "steps, not the paper's U-Net; OT-FM is SiT. Guidance by a discriminator was run on "
+                          "CIFAR-10, where the paper has no row: group \"discriminator\" of methods_pairs.csv.")),
     PaperTable("tab3", "Tab. 3", "Sizes of the network", ("backbone", "row", "iters", "condition"),
                IMAGENET.format("tab3/*.toml") + "--protocol adm-imagenet256"),
     PaperTable("tab4", "Tab. 4", "Other architectures; quality over the number of steps",
                ("panel", "row", "backbone", "iters", "x"),
                "REPA and DDT are not here yet; defar robustness CHECKPOINT... for more methods and steps",
-               rows=tuple(row for nfe in (30, 50) for row in rows_of(
+               rows=tuple(row for nfe in (30, 50, 100) for row in rows_of(
                    TAB4, {**CIFAR10, "panel": "right", "x": nfe}, group=STEPS, nfe=nfe)),
-               note=_note(seeds="one training seed", more="The figure of the robustness study has two longer trainings "
-                          "at all of the paper's numbers of steps.")),
+               note=_note(seeds="one training seed")),
     PaperTable("tab5", "Tab. 5", "Interpolants and samplers", ("row", "setting"),
-               "defar train reproduce/experiments/tab5/*.toml (post-trained: " + RUN + " vp-start vp-fm "
-               "vp-defar-detached), then defar robustness CHECKPOINT... --solver euler em --nfe 50",
+               "defar train reproduce/experiments/tab5/*.toml at the paper's size",
                within=("panel", "dataset", "backbone", "setting"),
                rows=tuple(Ours({**UNLABELLED, "row": method, "setting": f"interpolant={path}; solver={solver}"},
                                {"group": PATHS, "method": method, "interpolant": our_path, "solver": our_solver})
                           for our_path, path in TAB5_PATHS.items() for method in ("SiT", "DEFAR")
                           for our_solver, solver in TAB5_SOLVERS.items()),
-               note=_note("a flow matching of its path (GVP: 800 steps; linear: the shipped SiT's null label)",
+               note=_note("a flow matching of its path (GVP, VP: 800 steps; linear: the shipped SiT's null label)",
                           "one training seed", "Compare methods, not paths. ODE is Euler, SDE Euler-Maruyama with "
                           "D = sigma.")),
     PaperTable("tab6", "Tab. 6", "ADR's target: normalisation and direction", ("row", "setting", "iters"),
@@ -211,7 +215,9 @@ _ENTRIES = (
                rows=rows_of(TAB9, UNLABELLED, group=NO_LABELS), against="ADR",
                note=_note("the shipped SiT's null label", "one training seed")),
     PaperTable("tab10", "Tab. 10", "Quality over the number of steps, with guidance", ("row", "iters", "x"),
-               "defar robustness CHECKPOINT... --guidance 1.5 --nfe 30 50 100 250 500"),
+               "defar robustness CHECKPOINT... --guidance 1.5 --nfe 30 50 100 250 500",
+               rows=rows_of(TAB4, {**CIFAR10, "condition": "cfg", "x": 50}, group=GUIDED),
+               note=_note(seeds="one training seed")),
     PaperTable("tab11", "Tab. 11", "Configurations", ("parameter",), "dropout and the number of devices are "
                "no part of a recipe", ours=configurations, turned=True,
                note="Ours: what the recipes in reproduce/experiments/tab11 build and train with."),

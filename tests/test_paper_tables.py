@@ -50,7 +50,7 @@ def test_ours_are_the_studys_means_over_seeds_in_the_row_that_they_name(id):
         keys = [key for key in ours.paper if key in table]
         here = table[(table[keys] == pd.Series(ours.paper)[keys]).all(axis=1) & (table["metric"] == "FD-EffNet-128")]
         assert len(here) == 1 and here["ours"].iloc[0] == pytest.approx(ours.of(study)["value"].mean(), rel=1e-6)
-        assert here["paper"].notna().all() and here["quantity"].iloc[0] == "FID"
+        assert here["paper"].notna().all() and here["quantity"].iloc[0] == ours.beside["FD-"]
 
 
 @pytest.mark.parametrize("id", BY_METHOD)
