@@ -21,7 +21,7 @@ from .files import replaced
 from .provenance import files_digest, last_commit
 
 # What a first run takes, set-up aside; full follows from its forwards.
-TAKES = {"tiny": "a few minutes", "quick": "5 to 10 minutes on 2 cores", "full": "some seven hours on 2 cores"}
+TAKES = {"tiny": "a few minutes", "quick": "about 12 minutes on 2 cores", "full": "some seven hours on 2 cores"}
 GROUPS = ("Figures", "Tables", "Beyond the paper")
 MOST_ROWS = 100  # of a table in the gallery; a longer one is a link to its CSV
 
