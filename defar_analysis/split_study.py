@@ -67,7 +67,7 @@ def build(experiment: Experiment) -> Artefact:
         "profile": experiment.profile,
         "note": f"{study.images} draws of the Gaussian with CIFAR-10's mean and spectrum, {len(grid.t0)} t0 and "
         f"{grid.pairs} pairs (t0, t1); profile {experiment.profile}",
-        "models": {name: _identity(network) for name, network in networks.items()},
+        "models": {f"{name}, {network.card.name}": _identity(network) for name, network in networks.items()},
         "data": {"name": images.name, "law_sha256": images.hash},
         "seed": SEED,
         "torch": torch.__version__,
