@@ -15,9 +15,9 @@ from torch import nn
 from ..config import dump_toml, from_table, read_toml
 from ..errors import DefarError
 from ..files import file_sha256, replaced
+from .adapters import build_model, described
 from .codecs import CODECS, PixelCodec
 from .interpolants import INTERPOLANTS, Interpolant
-from .networks import NETWORKS, build_network
 
 CARD, WEIGHTS = "card.toml", "weights.safetensors"
 
@@ -69,11 +69,9 @@ def save_checkpoint(folder: Path, model: nn.Module, card: Card, dtype: torch.dty
 
     The card's sha256 and network are filled in here. Raises DefarError for a network no family knows.
     """
-    family = next((name for name, cls in NETWORKS.items() if type(model) is cls), None)
-    if family is None:
-        raise DefarError(f"{type(model).__name__} is none of the known network families: {', '.join(NETWORKS)}")
+    network, holder = described(model)
     folder = Path(folder)
-    tensors = {name: tensor.detach().to("cpu", dtype).contiguous() for name, tensor in model.state_dict().items()}
+    tensors = {name: tensor.detach().to("cpu", dtype).contiguous() for name, tensor in holder.state_dict().items()}
     broken = [name for name, tensor in tensors.items() if not bool(torch.isfinite(tensor).all())]
     if broken:
         raise DefarError(f"{broken[0]} is not finite in {dtype}; nothing was written: save with dtype=torch.float32")
@@ -84,7 +82,7 @@ def save_checkpoint(folder: Path, model: nn.Module, card: Card, dtype: torch.dty
     ):  # an error leaves the old pair
         save_file(tensors, weights_file)
         digest = file_sha256(weights_file)
-        card = dataclasses.replace(card, sha256=digest, network={"family": family, **model.config})
+        card = dataclasses.replace(card, sha256=digest, network=network)
         card_file.write_text(dump_toml(dataclasses.asdict(card)), encoding="utf-8")
     return folder
 
@@ -113,11 +111,11 @@ def load_checkpoint(path: Path, weights: str = "ema", device: torch.device | str
         raise DefarError(f"{file}: cannot be read: {error}") from None
     options = {key: value for key, value in card.network.items() if key != "family"}
     try:
-        model = build_network(card.network.get("family", "?"), None, options)
+        model = build_model(card.network.get("family", "?"), None, options)
     except (DefarError, TypeError, ArithmeticError, RuntimeError) as error:
         raise DefarError(f"{folder / CARD}: network: {' '.join(str(error).split())[:200]}") from None
     try:
-        model.load_state_dict({name: tensor.float() for name, tensor in tensors.items()}, strict=True)
+        described(model)[1].load_state_dict({name: tensor.float() for name, tensor in tensors.items()}, strict=True)
     except RuntimeError as error:
         raise DefarError(f"{file}: does not fit the network in {CARD}: {' '.join(str(error).split())[:200]}") from None
     if card.codec not in CODECS or card.interpolant not in INTERPOLANTS:

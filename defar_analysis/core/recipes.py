@@ -12,11 +12,12 @@ from torch import nn
 
 from ..config import from_table, override, read_layers
 from ..errors import DefarError
+from .adapters import build_model
 from .couplings import COUPLINGS
 from .datasets import KNOWN_DATA, DataSpec, ImageDataset, open_dataset
 from .gaussian_data import PREFIX, GaussianImages, gaussian_images
 from .interpolants import INTERPOLANTS
-from .networks import NETWORKS, build_network
+from .networks import NETWORKS
 from .objectives import MIXFLOW_GAMMA, OBJECTIVES, PRESETS, Defar, FlowMatching, Objective
 from .scales import scaled
 
@@ -144,7 +145,7 @@ class Recipe:
         shape = {"input_size": data.size, "in_channels": data.channels, "num_classes": self.classes(data)}
         for key in shape.keys() & self.network.options.keys():
             raise DefarError(f"network.options.{key}: follows from the data ({shape[key]}); leave it out")
-        return build_network(self.network.family, self.network.size, {**shape, **self.network.options})
+        return build_model(self.network.family, self.network.size, {**shape, **self.network.options})
 
     def build_objective(self, data: DataSpec, step: int) -> Objective:
         """The objective of that step."""
