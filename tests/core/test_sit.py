@@ -207,7 +207,7 @@ def test_unknown_sizes_and_impossible_shapes_are_refused(refuses):
     refuses(lambda: small(input_size=9), "9", "4")
     refuses(lambda: small(hidden_size=16, num_heads=3), "16", "3")
     refuses(lambda: small(num_heads=0), "num_heads")
-    refuses(lambda: build_network("unet", None, {}), "'unet'", "sit")
+    refuses(lambda: build_network("dit", None, {}), "'dit'", "sit")
     refuses(lambda: build_network("sit", "Ti/4", {"dept": 3}), "dept")
 
 
@@ -218,3 +218,35 @@ def test_a_label_that_no_class_has_is_refused(wrong, refuses):
     x, t = torch.zeros(3, 3, 8, 8), torch.zeros(3)
     refuses(lambda: network(x, t, torch.tensor([0, wrong, 1])), f"label {wrong} is unknown", "from 0 to 4")
     assert network(x, t, torch.tensor([0, 4, 1])).shape == x.shape
+
+
+def test_repas_network_is_a_sit(fixture_path, recorded):
+    """In its own clock and sign, and without its projectors."""
+    network = SiT(**TINY, input_size=8, patch_size=2, depth=3, num_heads=4).eval()
+    weights = load_file(fixture_path("repa_sit_plain.safetensors"))
+    network.load_state_dict({k: v for k, v in weights.items() if not k.startswith("projectors.")}, strict=True)
+    io = {key: torch.from_numpy(value) for key, value in recorded("repa_sit_plain_io.npz").items()}
+    with torch.no_grad():
+        torch.testing.assert_close(network(io["x"], io["t"], io["y"]), io["out"], rtol=0, atol=2e-5)
+        out = network.double()(io["x"].double(), io["t"], io["y"])
+        torch.testing.assert_close(out, io["out_f64"], rtol=0, atol=1e-7)
+
+
+@torch.no_grad()
+def test_norms_of_queries_and_keys_are_an_option():
+    """REPA's names. With them, the scale of q and k says nothing."""
+    plain, normed = small(num_classes=4), small(num_classes=4, qk_norm=True)
+    added = {f"blocks.0.attn.{which}_norm.{kind}" for which in "qk" for kind in ("weight", "bias")}
+    assert normed.state_dict().keys() - plain.state_dict().keys() == added
+    assert all(normed.state_dict()[name].shape == (8,) for name in added)
+    x, t = torch.randn(2, 3, 8, 8), torch.rand(2)
+    for network, moves in ((shaken(plain), True), (shaken(normed), False)):
+        before = network(x, t)
+        network.blocks[0].attn.qkv.weight[:32] *= 3
+        network.blocks[0].attn.qkv.bias[:32] *= 3
+        assert bool((network(x, t) - before).abs().max() > 1e-4) == moves
+
+
+def test_a_card_from_before_an_option_still_builds():
+    config = {key: value for key, value in small().config.items() if key != "qk_norm"}
+    assert build_network("sit", None, config).config == small().config

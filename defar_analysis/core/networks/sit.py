@@ -8,13 +8,13 @@ learn_sigma the second half of the channels is cut off, as the official wrapper 
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ...errors import DefarError
+from .parts import Labelled, check_patch, check_square, initialize, modulate, named_size, unpatch
 
 SIZES = {  # name: depth, hidden_size, num_heads
     "Ti": (6, 128, 4),  # ours: what a CPU trains in an hour and this repository ships
@@ -28,17 +28,15 @@ SIZES = {  # name: depth, hidden_size, num_heads
 
 def sit(name: str, *, input_size: int = 32, in_channels: int = 3, num_classes: int = 10, **kwargs) -> SiT:
     """A SiT of a named size and patch, such as "B/4". Raises DefarError on a name it does not know."""
-    size, _, patch = name.partition("/")
-    if size not in SIZES or patch not in {"1", "2", "4", "8"}:
-        raise DefarError(f"unknown network {name!r}: write SIZE/PATCH, SIZE in {', '.join(SIZES)}, PATCH in 1, 2, 4, 8")
-    depth, hidden_size, num_heads = SIZES[size]
-    return SiT(input_size, int(patch), in_channels, hidden_size, depth, num_heads, num_classes=num_classes, **kwargs)
+    (depth, hidden_size, num_heads), patch = named_size(name, SIZES)
+    return SiT(input_size, patch, in_channels, hidden_size, depth, num_heads, num_classes=num_classes, **kwargs)
 
 
-class SiT(nn.Module):
+class SiT(Labelled):
     """v(x, t, labels). x (B, in_channels, input_size, input_size); t (B,) in [0, 1]; labels (B,), num_classes = null.
 
     labels=None means the null label for every sample. Time features are computed in float32 whatever the dtype.
+    qk_norm: a layer norm of every head's queries and keys (REPA's option).
     """
 
     def __init__(
@@ -52,75 +50,37 @@ class SiT(nn.Module):
         mlp_ratio: float = 4.0,
         num_classes: int = 10,
         learn_sigma: bool = False,
+        qk_norm: bool = False,
     ) -> None:
         super().__init__()
-        if input_size % patch_size:
-            raise DefarError(f"input_size {input_size} is not a multiple of patch_size {patch_size}")
+        check_patch(input_size, patch_size)
         if num_heads < 1 or hidden_size % num_heads or hidden_size % 4:
             raise DefarError(f"hidden_size {hidden_size} must be a multiple of num_heads {num_heads} and of 4")
         self.config = {
             "input_size": input_size, "patch_size": patch_size, "in_channels": in_channels,
             "hidden_size": hidden_size, "depth": depth, "num_heads": num_heads, "mlp_ratio": mlp_ratio,
-            "num_classes": num_classes, "learn_sigma": learn_sigma,
+            "num_classes": num_classes, "learn_sigma": learn_sigma, "qk_norm": qk_norm,
         }  # fmt: skip
-        self.patch_size, self.in_channels, self.num_classes = patch_size, in_channels, num_classes
+        self.input_size, self.patch_size, self.in_channels = input_size, patch_size, in_channels
+        self.num_classes = num_classes
         self.out_channels = in_channels * (2 if learn_sigma else 1)
         grid = input_size // patch_size
         self.x_embedder = PatchEmbedder(patch_size, in_channels, hidden_size)
         self.t_embedder = TimeEmbedder(hidden_size)
         self.y_embedder = LabelEmbedder(num_classes, hidden_size)
         self.pos_embed = nn.Parameter(sincos_position_embedding(hidden_size, grid)[None].float(), requires_grad=False)
-        self.blocks = nn.ModuleList(Block(hidden_size, num_heads, mlp_ratio) for _ in range(depth))
+        self.blocks = nn.ModuleList(Block(hidden_size, num_heads, mlp_ratio, qk_norm) for _ in range(depth))
         self.final_layer = FinalLayer(hidden_size, patch_size, self.out_channels)
-        self._initialize()
+        initialize(self)
 
     def forward(self, x: Tensor, t: Tensor, labels: Tensor | None = None) -> Tensor:
-        if labels is None:
-            labels = torch.full((x.shape[0],), self.num_classes, device=x.device)
-        elif labels.device.type == "cpu" and not torch.compiler.is_compiling():
-            self._check(labels)
+        check_square(x, self.input_size)
         tokens = self.x_embedder(x) + self.pos_embed
-        conditioning = self.t_embedder(t) + self.y_embedder(labels)
+        conditioning = self.t_embedder(t) + self.y_embedder(self._labels(x, labels))
         for block in self.blocks:
             tokens = block(tokens, conditioning)
-        return self._unpatch(self.final_layer(tokens, conditioning))[:, : self.in_channels]
-
-    def without_labels(self, num_classes: int) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        """Weights and config of the network with `num_classes` classes that is, for any label, this one without one."""
-        name = "y_embedder.embedding_table.weight"
-        weights = self.state_dict()
-        return (
-            {**weights, name: weights[name][-1:].repeat(num_classes + 1, 1)},
-            {**self.config, "num_classes": num_classes},
-        )
-
-    def _check(self, labels: Tensor) -> None:
-        """On other devices this would wait for the device in every forward; objectives check there, once a step."""
-        if labels.numel() and not 0 <= int(labels.min()) <= int(labels.max()) <= self.num_classes:
-            wrong = labels[(labels < 0) | (labels > self.num_classes)][0]
-            raise DefarError(f"label {int(wrong)} is unknown; labels run from 0 to {self.num_classes} (no label)")
-
-    def _unpatch(self, tokens: Tensor) -> Tensor:
-        """(B, T, p*p*C) -> (B, C, H, W); rows of the last axis are ordered (row in patch, column in patch, channel)."""
-        batch, count, _ = tokens.shape
-        grid, patch = math.isqrt(count), self.patch_size
-        x = tokens.reshape(batch, grid, grid, patch, patch, self.out_channels)
-        return x.permute(0, 5, 1, 3, 2, 4).reshape(batch, self.out_channels, grid * patch, grid * patch)
-
-    def _initialize(self) -> None:
-        """SiT's: Xavier for matrices, small normals for embeddings, zero for every gate and for the output."""
-        for module in self.modules():
-            if isinstance(module, nn.Linear):
-                nn.init.xavier_uniform_(module.weight)
-                nn.init.zeros_(module.bias)
-        nn.init.xavier_uniform_(self.x_embedder.proj.weight.view(self.x_embedder.proj.weight.shape[0], -1))
-        nn.init.zeros_(self.x_embedder.proj.bias)
-        for weight in (self.y_embedder.embedding_table.weight, *(self.t_embedder.mlp[i].weight for i in (0, 2))):
-            nn.init.normal_(weight, std=0.02)
-        zeroed = [block.adaLN_modulation[1] for block in self.blocks]
-        for linear in (*zeroed, self.final_layer.adaLN_modulation[1], self.final_layer.linear):
-            nn.init.zeros_(linear.weight)
-            nn.init.zeros_(linear.bias)
+        patches = self.final_layer(tokens, conditioning)
+        return unpatch(patches, self.patch_size, self.out_channels)[:, : self.in_channels]
 
 
 class PatchEmbedder(nn.Module):
@@ -161,16 +121,18 @@ class LabelEmbedder(nn.Module):
 class Attention(nn.Module):
     """Multi-head self-attention; qkv stacks q, k, v, each num_heads x head width."""
 
-    def __init__(self, hidden_size: int, num_heads: int) -> None:
+    def __init__(self, hidden_size: int, num_heads: int, qk_norm: bool = False) -> None:
         super().__init__()
         self.num_heads = num_heads
         self.qkv = nn.Linear(hidden_size, 3 * hidden_size)
+        self.q_norm = nn.LayerNorm(hidden_size // num_heads) if qk_norm else nn.Identity()
+        self.k_norm = nn.LayerNorm(hidden_size // num_heads) if qk_norm else nn.Identity()
         self.proj = nn.Linear(hidden_size, hidden_size)
 
     def forward(self, x: Tensor) -> Tensor:
         batch, count, width = x.shape
         q, k, v = self.qkv(x).reshape(batch, count, 3, self.num_heads, -1).permute(2, 0, 3, 1, 4)
-        mixed = F.scaled_dot_product_attention(q, k, v)
+        mixed = F.scaled_dot_product_attention(self.q_norm(q), self.k_norm(k), v)
         return self.proj(mixed.transpose(1, 2).reshape(batch, count, width))
 
 
@@ -187,11 +149,11 @@ class MLP(nn.Module):
 class Block(nn.Module):
     """Attention and MLP, each shifted, scaled and gated by the conditioning vector."""
 
-    def __init__(self, hidden_size: int, num_heads: int, mlp_ratio: float) -> None:
+    def __init__(self, hidden_size: int, num_heads: int, mlp_ratio: float, qk_norm: bool = False) -> None:
         super().__init__()
         self.norm1 = nn.LayerNorm(hidden_size, eps=1e-6, elementwise_affine=False)
         self.norm2 = nn.LayerNorm(hidden_size, eps=1e-6, elementwise_affine=False)
-        self.attn = Attention(hidden_size, num_heads)
+        self.attn = Attention(hidden_size, num_heads, qk_norm)
         self.mlp = MLP(hidden_size, mlp_ratio)
         self.adaLN_modulation = nn.Sequential(nn.SiLU(), nn.Linear(hidden_size, 6 * hidden_size))
 
@@ -211,10 +173,6 @@ class FinalLayer(nn.Module):
     def forward(self, x: Tensor, conditioning: Tensor) -> Tensor:
         shift, scale = self.adaLN_modulation(conditioning)[:, None].chunk(2, dim=-1)
         return self.linear(modulate(self.norm_final(x), shift, scale))
-
-
-def modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
-    return x * (1 + scale) + shift
 
 
 def time_features(t: Tensor, count: int, max_period: float = 10_000.0) -> Tensor:
