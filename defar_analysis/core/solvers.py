@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field, fields
 from typing import Literal, Protocol
 
 import torch
@@ -53,20 +53,37 @@ def check_grid(steps: int, grid: Grid) -> None:
 
 @dataclass(frozen=True)
 class _FixedGrid:
-    """What Euler and Heun share: a grid of `steps` over the path's interval, and no noise on the way."""
+    """What Euler and Heun share: a grid of `steps` over the path's interval, and no noise on the way.
+
+    end: where to stop, if before the interval does. shift: t' = shift t / (1 + (shift - 1) t) bends the uniform grid;
+    below 1 its steps are small near noise. LightningDiT samples with 0.3; RAE's s, meant for its clock, is 1 / s here.
+    """
 
     steps: int
     grid: Grid = "uniform"
+    shift: float = field(default=1.0, kw_only=True)
+    end: float | None = field(default=None, kw_only=True)
     draws_noise = False
 
     def __post_init__(self) -> None:
         check_grid(self.steps, self.grid)
+        if not 0 < self.shift < math.inf:
+            raise DefarError(f"shift = {self.shift}; it must be positive, 1 changes nothing")
+        if self.end is not None and not 0 < self.end <= 1:
+            raise DefarError(f"end = {self.end}; it must lie in (0, 1]")
+
+    def __repr__(self) -> str:
+        """Without a shift or an end that change nothing: kept samples are known by it, some from before there were any."""
+        told = [f for f in fields(self) if f.name not in ("shift", "end") or getattr(self, f.name) != f.default]
+        return f"{type(self).__name__}({', '.join(f'{f.name}={getattr(self, f.name)!r}' for f in told)})"
 
     def times(self, interpolant: Interpolant) -> Tensor:
-        return time_grid(self.steps, self.grid, *interpolant.interval("ode"))
+        start, end = interpolant.interval("ode")
+        t = time_grid(self.steps, self.grid, start, end if self.end is None else min(end, self.end))
+        return self.shift * t / (1 + (self.shift - 1) * t)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Euler(_FixedGrid):
     """x <- x + h v(x, t). Order 1; Euler(50) makes 50 evaluations, with grid="sit" 49."""
 
@@ -74,7 +91,7 @@ class Euler(_FixedGrid):
         return x + (then - now) * field(x, now)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Heun(_FixedGrid):
     """Euler, then the mean of the slopes at both ends. Order 2; Heun(50) makes 100 evaluations.
 

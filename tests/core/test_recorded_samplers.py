@@ -12,6 +12,7 @@ from defar_analysis.core.interpolants import GVP, VP, Linear
 from defar_analysis.core.samplers import Dopri5, Euler, EulerMaruyama, Heun, sample
 from defar_analysis.core.sde import diffusion
 from defar_analysis.core.seeding import sde_generators
+from defar_analysis.errors import DefarError
 
 PATHS = {"Linear": Linear(), "GVP": GVP(), "VP": VP(), "linear": Linear(), "gvp": GVP(), "vp": VP()}
 
@@ -52,6 +53,31 @@ ODE_CASES = [
     ("Linear", "dopri5", 250, Dopri5(points=250)),
     ("VP", "dopri5", 50, Dopri5(points=50, overshoot=True)),
 ]
+
+
+@pytest.mark.parametrize("count", [10, 50])
+@pytest.mark.parametrize("shift", [1.0, 6.9282, 13.8564])
+def test_rae_ode(recorded, shift, count):
+    """In our clock: noise at 0, the velocity turned round, the grid's end and shift too."""
+    arrays, key = recorded("rae_transport.npz"), f"ode.shift{shift:.4f}.euler.{count}"
+    noise = torch.from_numpy(arrays["init"])
+    field = Recorder(lambda x, t, labels=None: -sit_field(x, 1 - t))
+    exact = {6.9282: 6.9282032302755088, 13.8564: 13.8564064605510176}.get(shift, 1.0)
+    found = sample(field, noise, Euler(count, grid="sit", shift=1 / exact, end=0.999))
+    np.testing.assert_allclose(1 - np.array(field.times), arrays[f"{key}.call_times"], atol=1e-6)
+    np.testing.assert_allclose(found.x, arrays[f"{key}.final"], atol=2e-6)
+
+
+@pytest.mark.parametrize("options", [{"shift": 0.0}, {"shift": float("nan")}, {"end": 0.0}, {"end": 1.5}])
+def test_a_senseless_grid_is_refused(options):
+    with pytest.raises(DefarError, match=next(iter(options))):
+        Heun(4, **options)
+
+
+def test_what_kept_samples_are_known_by_does_not_change_with_new_options():
+    assert repr(Euler(50)) == "Euler(steps=50, grid='uniform')"
+    assert repr(Heun(2, "sit", True)) == "Heun(steps=2, grid='sit', euler_last=True)"
+    assert repr(Euler(50, shift=0.3, end=0.9)) == "Euler(steps=50, grid='uniform', shift=0.3, end=0.9)"
 
 
 @pytest.mark.parametrize(("path", "method", "count", "solver"), ODE_CASES)

@@ -41,15 +41,16 @@ def test_guidance_equals_the_official_one(recorded_lightningdit, t):
     assert largest(out, io[f"cfg_out_scale6.7_start0.125_t{t}"][:2]) < 5e-5
 
 
-def test_its_sampler_without_a_shift_is_euler_on_sits_grid(recorded):
+@pytest.mark.parametrize("shift", [0.0, 0.3])  # their 0 is none
+def test_its_sampler_is_euler_on_sits_grid(recorded, shift):
     io = {key: torch.from_numpy(value) for key, value in recorded("lightningdit_io.npz").items()}
 
     def field(x, t, labels):
         return torch.tanh(x) * (1 + t.reshape(-1, 1, 1, 1))
 
-    ours = sample(field, io["ode_init"], Euler(10, grid="sit"))
-    assert largest(ours.times[:-1], io["ode_euler10_shift0.0_call_times"]) < 1e-7
-    assert largest(ours.x, io["ode_euler10_shift0.0_final"]) < 1e-6
+    ours = sample(field, io["ode_init"], Euler(10, grid="sit", shift=shift or 1.0))
+    assert largest(ours.times[:-1], io[f"ode_euler10_shift{shift}_call_times"]) < 1e-6
+    assert largest(ours.x, io[f"ode_euler10_shift{shift}_final"]) < 1e-6
 
 
 @pytest.mark.parametrize(("name", "count", "tensors"), [("XL/1", 675_256_736, 351), ("B/1", 130_556_192, 159)])
