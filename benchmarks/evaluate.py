@@ -36,7 +36,8 @@ from defar_analysis.measures.features import FeatureStore
 from defar_analysis.measures.protocols import DEFAULT, protocol
 from defar_analysis.measures.quality import FrechetReference, Moments, QualityWarning, frechet_distance
 from defar_analysis.measures.references import open_reference
-from defar_analysis.sampling import ImageSource, Plan
+from defar_analysis.sample_plans import Plan
+from defar_analysis.sample_source import ImageSource
 
 LIMIT = 5.0
 ACCURACY = 1e-6  # relative

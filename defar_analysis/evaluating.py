@@ -26,7 +26,8 @@ from .measures.quality import QualityWarning, is_class_sorted
 from .measures.references import open_reference
 from .provenance import environment
 from .sample_files import npz_record, row_names
-from .sampling import ImageSource, Plan
+from .sample_plans import Plan
+from .sample_source import ImageSource
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,7 +54,7 @@ class GeneratedImages:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        return self.source.loaded.shape
+        return self.source.loaded.pixel_shape
 
     @property
     def labels(self) -> np.ndarray | None:

@@ -44,7 +44,9 @@ from .measures.robustness import (
 from .measures.store import Store
 from .provenance import digest
 from .sample_files import npz_record
-from .sampling import ImageSource, Plan, finished, sample_to_file, solver_named
+from .sample_plans import Plan, solver_named
+from .sample_source import ImageSource
+from .sampling import finished, sample_to_file
 
 EVALUATIONS = {"euler": 1, "em": 1, "heun": 2}  # of one step
 SEED = 0

@@ -79,8 +79,16 @@ class Plan:
         return said + "".join(f", {text}" for text in self.corrections)
 
 
-def solver_named(name: str, steps: int | None = None, diffusion: str | None = None, last_step: str | None = None):
+def solver_named(
+    name: str,
+    steps: int | None = None,
+    diffusion: str | None = None,
+    last_step: str | None = None,
+    shift: float | None = None,
+):
     """euler, heun, dopri5 or em; 50 steps by default. Raises DefarError for options that are not the solver's."""
+    if shift is not None and name not in ("euler", "heun"):
+        raise DefarError(f"--shift {shift:g}: goes with --solver euler or heun; {name} has none")
     if name == "em":
         diffusion, last_step = diffusion or "sigma", last_step or "mean"
         steps = 50 if steps is None else steps
@@ -92,7 +100,7 @@ def solver_named(name: str, steps: int | None = None, diffusion: str | None = No
         if steps is not None:
             raise DefarError(f"--steps {steps}: dopri5 chooses its own steps; leave it out")
         return Dopri5()
-    return {"euler": Euler, "heun": Heun}[name](50 if steps is None else steps)
+    return {"euler": Euler, "heun": Heun}[name](50 if steps is None else steps, shift=1.0 if shift is None else shift)
 
 
 def parsed(text: str) -> tuple[str, dict[str, float]]:
@@ -199,7 +207,7 @@ def _weaker(folder: Path, loaded: Checkpoint, device: torch.device | str) -> Che
         ("images", weaker.shape, loaded.shape),
         ("classes", weaker.classes, loaded.classes),
         ("interpolant", weaker.card.interpolant, loaded.card.interpolant),
-        ("codec", weaker.card.codec, loaded.card.codec),
+        ("codec", weaker.codec.identity, loaded.codec.identity),
     ):
         if theirs != ours:
             raise DefarError(f"--autoguidance {folder}: its {what}: {theirs}; those of {name}: {ours}; give one alike")

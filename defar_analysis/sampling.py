@@ -1,26 +1,25 @@
 """From checkpoints to files of images: a grid, ADM's .npz or a folder.
 
 Chunks are sampled one after another and those of an .npz or a folder are kept as they are finished, so the same command
-goes on after an interruption, and its images are those of an uninterrupted run bit for bit.
+goes on after an interruption, and its images are those of an uninterrupted run bit for bit. Under torchrun the
+processes share the chunks and the first one writes: the same command, the same images.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Sequence
-from contextlib import closing, suppress
-from dataclasses import dataclass
-from functools import cached_property
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from .core.checkpoints import Checkpoint, load_checkpoint
-from .core.devices import keep_heap, resolve_device
+from .core.checkpoints import load_checkpoint
+from .core.devices import keep_heap
+from .core.parallel import Processes, joined
 from .core.runs import stop_requests
-from .core.samplers import Dopri5, sample
-from .core.seeding import balanced_labels, image_noise, random_labels, sde_generators
+from .core.samplers import Dopri5
 from .errors import DefarError, Interrupted
 from .provenance import environment
 from .sample_files import (
@@ -36,102 +35,38 @@ from .sample_files import (
     save_png,
     sweep,
 )
-from .sample_plans import Plan, Sampler, sampler_for, solver_named
+from .sample_plans import Plan, solver_named
+from .sample_source import ImageSource
 
-__all__ = ["ImageSource", "Plan", "compare_to_file", "finished", "sample_to_file", "solver_named"]
+__all__ = ["Plan", "compare_to_file", "finished", "sample_to_file", "solver_named"]
 
 BAR = "{l_bar}{bar}| {n_fmt}/{total_fmt} [{elapsed}<{remaining}, {rate_noinv_fmt}]"
 
 
-@dataclass(frozen=True)
-class ImageSource:
-    """A checkpoint under a plan: chunk(start) are the images from `start` on, uint8 (n, H, W, C), and their cost."""
-
-    loaded: Checkpoint
-    plan: Plan
-    device: torch.device
-
-    @cached_property
-    def sampler(self) -> Sampler:
-        return sampler_for(self.plan, self.loaded, self.device)
-
-    @cached_property
-    def labels(self) -> torch.Tensor | None:
-        plan, classes, indices = self.plan.labels, self.loaded.classes, range(self.plan.count)
-        choices = "balanced, random" if classes is None else f"balanced, random or a class from 0 to {classes - 1}"
-        if isinstance(plan, str) and plan not in ("balanced", "random"):
-            raise DefarError(f"labels = {plan!r}; choose from {choices}")
-        if isinstance(plan, int) and classes is None:
-            raise DefarError(
-                f"labels = {plan}: {self.loaded.card.name} was trained without classes; leave --labels out"
-            )
-        if classes is None:
-            return None
-        if isinstance(plan, int):
-            if not 0 <= plan < classes:
-                raise DefarError(f"labels = {plan}; choose from {choices}")
-            return torch.full((self.plan.count,), plan)
-        return (
-            balanced_labels(indices, classes) if plan == "balanced" else random_labels(self.plan.seed, indices, classes)
-        )
-
-    @property
-    def command(self) -> dict[str, Any]:
-        """All that the images depend on, as plain values."""
-        plan, card, settings = self.plan, self.loaded.card, dict(self.sampler.settings)
-        return {
-            "checkpoint": card.name, "sha256": card.sha256, "interpolant": repr(self.loaded.interpolant),
-            "codec": card.codec, "solver": repr(plan.solver), "guidance": settings.pop("guidance"), "seed": plan.seed,
-            "labels": None if self.labels is None else plan.labels, "count": plan.count, "chunk": plan.chunk,
-            "device": self.device.type,
-        } | settings  # fmt: skip
-
-    @property
-    def starts(self) -> range:
-        return range(0, self.plan.count, self.plan.chunk)
-
-    def part(self, start: int) -> range:
-        return range(start, min(start + self.plan.chunk, self.plan.count))
-
-    def chunk(self, start: int) -> tuple[np.ndarray, int, int]:
-        part, plan = self.part(start), self.plan
-        labels = None if self.labels is None else self.labels[start : part.stop].to(self.device)
-        generators = sde_generators(plan.seed, part) if plan.solver.draws_noise else None
-        try:
-            drawn = sample(
-                self.sampler.field, image_noise(plan.seed, part, self.loaded.shape).to(self.device), plan.solver,
-                interpolant=self.loaded.interpolant, labels=labels, generators=generators, chunk=plan.chunk,
-                correction=self.sampler.correction,
-            )  # fmt: skip
-        except DefarError as error:
-            raise DefarError(f"in the chunk from image {start}: {error}" if start else str(error)) from None
-        return self.loaded.codec.decode(drawn.x).permute(0, 2, 3, 1).cpu().numpy(), drawn.nfe, drawn.forwards
-
-
-def sample_to_file(checkpoint: Path, out: Path, plan: Plan, device: str = "auto") -> str:
+def sample_to_file(checkpoint: Path, out: Path, plan: Plan, device: str = "auto") -> str | None:
     """Sample a checkpoint into a .png (one grid), an .npz (arr_0, arr_1, provenance) or a folder (000000.png ...,
-    labels.csv, samples.json); returns one line that says what it cost. An .npz or a folder that this command finished
-    is left as it is.
+    labels.csv, samples.json); returns one line that says what it cost, None in a process that is not the first. An .npz
+    or a folder that this command finished is left as it is.
 
     Raises DefarError for a place or plan that does not fit, and where an .npz, its unfinished parts or a folder hold
     anything but this command's samples; Interrupted after Ctrl-C or SIGTERM, which wait for the chunk in work.
     """
     out = output_place(out)
-    where = _device(device)
-    source = ImageSource(load_checkpoint(checkpoint, device=where), plan, where)
-    command = source.command
-    if finished(out, command):
-        return f"{out}: already there, {plan.count} images, {_cost(plan, _tidied(out, command))}"
-    if out.suffix == ".npz":
-        costs = _npz(source, out, Kept(_parts(out), command))
-    elif out.suffix:
-        _check_picture(source, out)
-        images, costs = _in_memory(source, out.name)
-        save_png(out, image_grid(images), _provenance(command, costs))
-    else:
-        _check_picture(source, out)
-        costs = _folder(source, out, Kept(out, command))
-    return f"{out}: {plan.count} images, {_cost(plan, max(nfe for nfe, _ in costs))}"
+    with _together(device) as (processes, where):
+        source = ImageSource(load_checkpoint(checkpoint, device=where), plan, where)
+        command = source.command
+        if processes.told(processes.first and finished(out, command)):
+            there = f"{out}: already there, {plan.count} images"
+            return f"{there}, {_cost(plan, _tidied(out, command))}" if processes.first else None
+        if out.suffix != ".npz":
+            _check_picture(source, out)
+        if out.suffix == ".png":
+            images, costs = _in_memory(source, out.name, processes)
+            if processes.first:
+                save_png(out, image_grid(images), _provenance(command, costs))
+        else:
+            costs = (_npz if out.suffix else _folder)(source, out, processes)
+    return f"{out}: {plan.count} images, {_cost(plan, max(nfe for nfe, _ in costs))}" if processes.first else None
 
 
 def finished(out: Path, command: dict[str, Any]) -> bool:
@@ -152,8 +87,9 @@ def finished(out: Path, command: dict[str, Any]) -> bool:
     return kept.whole and all((out / f"{index:06d}.png").is_file() for index in range(command["count"]))
 
 
-def compare_to_file(checkpoints: Sequence[Path], out: Path, plan: Plan, device: str = "auto") -> str:
-    """One .png with a named row for each checkpoint and, down each column, the same noise and label; returns one line.
+def compare_to_file(checkpoints: Sequence[Path], out: Path, plan: Plan, device: str = "auto") -> str | None:
+    """One .png with a named row for each checkpoint and, down each column, the same noise and label; returns one line,
+    None in a process that is not the first.
 
     Raises DefarError for anything but a .png, fewer than two checkpoints, and other shapes or numbers of classes.
     """
@@ -162,9 +98,22 @@ def compare_to_file(checkpoints: Sequence[Path], out: Path, plan: Plan, device: 
         raise DefarError(f"{out}: --compare writes one grid; give a name ending in .png")
     if len(checkpoints) < 2:
         raise DefarError(f"--compare has {len(checkpoints)} checkpoint to show; give two or more")
-    where = _device(device)
-    sources = [ImageSource(load_checkpoint(path, device=where), plan, where) for path in checkpoints]
-    commands, first = [source.command for source in sources], sources[0]
+    with _together(device) as (processes, where):
+        sources = [ImageSource(load_checkpoint(path, device=where), plan, where) for path in checkpoints]
+        _check_alike(checkpoints, sources)
+        _check_picture(sources[0], out)
+        names = row_names(checkpoints)
+        drawn = [_in_memory(source, name, processes) for name, source in zip(names, sources, strict=True)]
+    if not processes.first:
+        return None
+    rows = [_provenance(source.command, costs) for source, (_, costs) in zip(sources, drawn, strict=True)]
+    save_png(out, named_rows(names, [images for images, _ in drawn]), {"rows": dict(zip(names, rows, strict=True))})
+    cost = _cost(plan, max(row["nfe"] for row in rows))
+    return f"{out}: from top to bottom {', '.join(names)}; {plan.count} images each, {cost}"
+
+
+def _check_alike(checkpoints: Sequence[Path], sources: Sequence[ImageSource]) -> None:
+    first = sources[0]
     for path, source in zip(checkpoints, sources, strict=True):
         if source.loaded.shape != first.loaded.shape:
             raise DefarError(
@@ -174,20 +123,15 @@ def compare_to_file(checkpoints: Sequence[Path], out: Path, plan: Plan, device: 
     kinds = {source.loaded.classes for source in sources} - {None}
     if len(kinds) > 1:
         raise DefarError(f"--compare: the checkpoints have {sorted(kinds)} classes; compare those of one number")
-    _check_picture(first, out)
-    names = row_names(checkpoints)
-    drawn = [_in_memory(source, name) for name, source in zip(names, sources, strict=True)]
-    rows = [_provenance(command, costs) for command, (_, costs) in zip(commands, drawn, strict=True)]
-    save_png(out, named_rows(names, [images for images, _ in drawn]), {"rows": dict(zip(names, rows, strict=True))})
-    cost = _cost(plan, max(row["nfe"] for row in rows))
-    return f"{out}: from top to bottom {', '.join(names)}; {plan.count} images each, {cost}"
 
 
-def _device(name: str) -> torch.device:
-    device = resolve_device(name)
-    if device.type == "cpu":
-        keep_heap()  # else page faults make a guided chunk a quarter slower
-    return device
+@contextmanager
+def _together(device: str) -> Iterator[tuple[Processes, torch.device]]:
+    """This process among those that torchrun started, and its device."""
+    with joined(device) as (processes, where):
+        if where.type == "cpu":
+            keep_heap()  # else page faults make a guided chunk a quarter slower
+        yield processes, where
 
 
 def _cost(plan: Plan, nfe: int) -> str:
@@ -211,26 +155,32 @@ def _parts(out: Path) -> Path:
     return out.with_name(f"{out.name}.parts")
 
 
-def _npz(source: ImageSource, out: Path, kept: Kept) -> list[tuple[int, int]]:
+def _npz(source: ImageSource, out: Path, processes: Processes) -> list[tuple[int, int]]:
     def name(start: int) -> str:
         return f"{start:06d}.npy"
 
-    costs = _resumed(source, out, kept, lambda part: [name(part.start)], lambda images: [images])
-    channels, height, width = source.loaded.shape
-    parts = (np.load(kept.folder / name(start), allow_pickle=False) for start in source.starts)
-    labels = None if source.labels is None else source.labels.numpy()
-    save_npz(out, parts, (source.plan.count, height, width, channels), labels, _provenance(kept.command, costs))
-    kept.remove()
-    sweep(out.parent, out.name)
+    kept = Kept(_parts(out), source.command) if processes.first else None
+    costs = _resumed(source, out, kept, processes, lambda part: [name(part.start)], lambda images: [images])
+    if kept is not None:
+        channels, height, width = source.loaded.pixel_shape
+        parts = (np.load(kept.folder / name(start), allow_pickle=False) for start in source.starts)
+        labels = None if source.labels is None else source.labels.numpy()
+        save_npz(out, parts, (source.plan.count, height, width, channels), labels, _provenance(kept.command, costs))
+        kept.remove()
+        sweep(out.parent, out.name)
     return costs
 
 
-def _folder(source: ImageSource, out: Path, kept: Kept) -> list[tuple[int, int]]:
+def _folder(source: ImageSource, out: Path, processes: Processes) -> list[tuple[int, int]]:
     def names(part: range) -> list[str]:
         return [f"{index:06d}.png" for index in part]
 
-    costs = _resumed(source, out, kept, names, lambda images: [image_grid(image[None]) for image in images])
-    if not kept.whole:
+    def pictures(images: np.ndarray) -> list[np.ndarray]:
+        return [image_grid(image[None]) for image in images]
+
+    kept = Kept(out, source.command) if processes.first else None
+    costs = _resumed(source, out, kept, processes, names, pictures)
+    if kept is not None and not kept.whole:
         if source.labels is not None:
             save_labels(out, names(range(source.plan.count)), source.labels.numpy())
         kept.finish(_provenance(kept.command, costs))
@@ -239,43 +189,60 @@ def _folder(source: ImageSource, out: Path, kept: Kept) -> list[tuple[int, int]]
 
 
 def _resumed(
-    source: ImageSource, out: Path, kept: Kept, names: Callable[[range], list[str]], files: Callable[[np.ndarray], list]
+    source: ImageSource,
+    out: Path,
+    kept: Kept | None,
+    processes: Processes,
+    names: Callable[[range], list[str]],
+    files: Callable[[np.ndarray], list],
 ) -> list[tuple[int, int]]:
-    """Sample the chunks that are not yet kept; returns the cost of every chunk. A request to stop, Ctrl-C or SIGTERM,
-    waits for the chunk in work."""
-    done = {start for start in source.starts if kept.has(start, names(source.part(start)))}
+    """Sample the chunks that are not yet kept by the first process; returns there the cost of every chunk. A request to
+    stop, Ctrl-C or SIGTERM, waits for the chunks in work."""
+    there = kept and {start for start in source.starts if kept.has(start, names(source.part(start)))}
+    done: set[int] = processes.told(there)
     # closing: the bar ends before what is said next
-    with stop_requests() as stop, closing(_chunks(source, out.name, set(done))) as chunks:
-        for start, images, *cost in chunks:
-            kept.add(start, dict(zip(names(source.part(start)), files(images), strict=True)), tuple(cost))
-            done.add(start)
-            if stop.requested and len(done) < len(source.starts):
+    with stop_requests() as stop, closing(_chunks(source, out.name, processes, set(done))) as rounds:
+        for chunks in rounds:
+            for start, images, *cost in chunks:
+                kept.add(start, dict(zip(names(source.part(start)), files(images), strict=True)), tuple(cost))
+                done.add(start)
+            left = processes.told(len(done) < len(source.starts))
+            if processes.any(stop.requested, source.device) and left:
                 count, total = sum(len(source.part(start)) for start in done), source.plan.count
                 raise Interrupted(f"{out}: stopped with {count} of {total} images kept; the same command goes on")
-    return [kept.costs[start] for start in source.starts]
+    return [] if kept is None else [kept.costs[start] for start in source.starts]
 
 
-def _in_memory(source: ImageSource, name: str) -> tuple[np.ndarray, list[tuple[int, int]]]:
-    _, images, nfe, forwards = zip(*_chunks(source, name), strict=True)
-    return np.concatenate(images), list(zip(nfe, forwards, strict=True))
+def _in_memory(source: ImageSource, name: str, processes: Processes) -> tuple[np.ndarray, list[tuple[int, int]]]:
+    """All images and the costs of their chunks; nothing in a process that is not the first."""
+    chunks = [chunk for chunks in _chunks(source, name, processes) for chunk in chunks]
+    images = [chunk for _, chunk, _, _ in chunks] or [np.empty(0, np.uint8)]
+    return np.concatenate(images), [(nfe, forwards) for _, _, nfe, forwards in chunks]
 
 
-def _chunks(source: ImageSource, name: str, done: Collection[int] = ()) -> Iterator[tuple[int, np.ndarray, int, int]]:
-    """(first image, images, nfe, forwards) of the chunks that are not `done`, in order; on a terminal with a bar."""
+Chunk = tuple[int, np.ndarray, int, int]  # its first image, images, nfe, forwards
+
+
+def _chunks(source: ImageSource, name: str, processes: Processes, done: Collection[int] = ()) -> Iterator[list[Chunk]]:
+    """The chunks that are not `done`, in order, as many at a time as there are processes: those of one round in the
+    first process, none in the others. On a terminal with a bar."""
     from tqdm import tqdm
 
     count, initial = source.plan.count, sum(len(source.part(start)) for start in done)
     left = [start for start in source.starts if start not in done]
     # disable=None: no bar unless stderr is a terminal
-    with tqdm(total=count, initial=initial, desc=name, unit=" images", bar_format=BAR, disable=None) as bar:
-        for start in left:
-            yield start, *source.chunk(start)
-            bar.update(len(source.part(start)))
+    hidden = None if processes.first else True
+    with tqdm(total=count, initial=initial, desc=name, unit=" images", bar_format=BAR, disable=hidden) as bar:
+        for place in range(0, len(left), processes.size):
+            mine = left[place + processes.rank : place + processes.rank + 1]
+            chunks = processes.gather([(start, *source.chunk(start)) for start in mine])
+            yield [chunk for part in chunks for chunk in part]
+            bar.update(sum(len(source.part(start)) for start in left[place : place + processes.size]))
 
 
 def _check_picture(source: ImageSource, out: Path) -> None:
-    if source.loaded.shape[0] not in (1, 3):
-        raise DefarError(f"{out}: {source.loaded.shape[0]} channels are no picture; give a name ending in .npz")
+    if source.loaded.pixel_shape[0] not in (1, 3):
+        raise DefarError(f"{out}: {source.loaded.pixel_shape[0]} channels are no picture; give a name ending in .npz")
 
 
 def _provenance(command: dict[str, Any], costs: Sequence[tuple[int, int]]) -> dict[str, Any]:

@@ -123,6 +123,8 @@ MISTAKES = {
     "no steps": (["sample", "checkpoint", "--out", "a.png", "--steps", "0"], "steps = 0"),
     "negative steps": (["sample", "checkpoint", "--out", "a.png", "--steps", "-5"], "steps = -5"),
     "steps of dopri5": (["sample", "checkpoint", "--out", "a", "--solver", "dopri5", "--steps", "5"], "--steps 5"),
+    "shift of em": (["sample", "checkpoint", "--out", "a", "--solver", "em", "--shift", "0.3"], "--shift 0.3"),
+    "no shift": (["sample", "checkpoint", "--out", "a.png", "--shift", "0"], "shift = 0.0"),
     "diffusion without em": (["sample", "checkpoint", "--out", "a", "--diffusion", "linear"], "goes with --solver em"),
     "no chunk": (["sample", "checkpoint", "--out", "a.png", "--chunk", "0"], "chunk = 0"),
     "label out of range": (["sample", "checkpoint", "--out", "a", "--labels", "4"], "labels = 4; choose from balanced"),
@@ -191,7 +193,7 @@ def test_an_interrupted_command_says_so_and_exits_130(monkeypatch, small, capsys
     def interrupted(*args, **kwargs):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("defar_analysis.sampling.sample", interrupted)
+    monkeypatch.setattr("defar_analysis.sample_source.sample", interrupted)
     assert main(["sample", "checkpoint", "--out", "a.png", "--device", "cpu"]) == 130
     assert "the same command goes on" in capsys.readouterr().err
     assert not list(small.glob("*a.png*"))

@@ -12,7 +12,7 @@ import pytest
 import torch
 from PIL import Image
 
-from defar_analysis import evaluating, sampling
+from defar_analysis import evaluating, sample_source
 from defar_analysis.cli import main
 from defar_analysis.core.checkpoints import Card, save_checkpoint
 from defar_analysis.core.networks import SiT
@@ -71,13 +71,13 @@ def extractor(monkeypatch):
 @pytest.fixture
 def sampled(monkeypatch):
     """How many images each call of the sampler made."""
-    counts, real = [], sampling.sample
+    counts, real = [], sample_source.sample
 
     def sample(field, noise, *args, **kwargs):
         counts.append(len(noise))
         return real(field, noise, *args, **kwargs)
 
-    monkeypatch.setattr(sampling, "sample", sample)
+    monkeypatch.setattr(sample_source, "sample", sample)
     return counts
 
 

@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 import torch
 
-from defar_analysis import evaluating, robustness_sweep, sampling
+from defar_analysis import evaluating, robustness_sweep, sample_source
 from defar_analysis.cli import main
 from defar_analysis.core.checkpoints import Card, load_checkpoint, save_checkpoint
 from defar_analysis.core.datasets import ImageDataset, npz_dataset
@@ -81,7 +81,7 @@ def extractors(monkeypatch):
 @pytest.fixture
 def steps(monkeypatch):
     """The steps of every call of the sampler, in order; and what to do before the call that `at` numbers from 1."""
-    real, taken = sampling.sample, []
+    real, taken = sample_source.sample, []
     taken_at = {}
 
     def sample(field, noise, solver, **kwargs):
@@ -89,7 +89,7 @@ def steps(monkeypatch):
         taken_at.pop(len(taken), lambda: None)()
         return real(field, noise, solver, **kwargs)
 
-    monkeypatch.setattr(sampling, "sample", sample)
+    monkeypatch.setattr(sample_source, "sample", sample)
     return taken, taken_at
 
 

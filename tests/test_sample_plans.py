@@ -16,8 +16,9 @@ from defar_analysis.core.networks import SiT
 from defar_analysis.core.networks.discriminator import ConvDiscriminator
 from defar_analysis.core.samplers import Dopri5, Euler, EulerMaruyama, Heun, sample
 from defar_analysis.core.seeding import balanced_labels, image_noise
-from defar_analysis.sample_plans import EXAMPLES, parsed
-from defar_analysis.sampling import ImageSource, Plan, compare_to_file, finished, sample_to_file
+from defar_analysis.sample_plans import EXAMPLES, Plan, parsed
+from defar_analysis.sample_source import ImageSource
+from defar_analysis.sampling import compare_to_file, finished, sample_to_file
 
 STEPS = Heun(12)
 PLAN = Plan(STEPS, count=5, chunk=3)

@@ -14,7 +14,7 @@ import pytest
 import torch
 from PIL import Image
 
-from defar_analysis import sampling
+from defar_analysis import sample_source, sampling
 from defar_analysis.core.checkpoints import Card, load_checkpoint, save_checkpoint
 from defar_analysis.core.networks import SiT
 from defar_analysis.core.samplers import Dopri5, Euler, EulerMaruyama, Heun
@@ -104,7 +104,7 @@ def test_every_output_says_where_it_comes_from(folder):
 @pytest.fixture
 def stopped_after(monkeypatch):
     """stopped_after(n, how): the n-th chunk's sampling calls `how` first. Returns the list of chunks sampled."""
-    real = sampling.sample
+    real = sample_source.sample
 
     def arrange(number, how):
         chunks = []
@@ -115,7 +115,7 @@ def stopped_after(monkeypatch):
                 how()
             return real(*args, **kwargs)
 
-        monkeypatch.setattr(sampling, "sample", sample)
+        monkeypatch.setattr(sample_source, "sample", sample)
         return chunks
 
     return arrange
@@ -180,6 +180,22 @@ def test_a_killed_run_goes_on(folder):
     run("b.npz", Plan(Euler(3), 16, chunk=4))
     np.testing.assert_array_equal(pictures(folder / "a"), npz("b.npz")["arr_0"])
     assert not list((folder / "a").glob(".*"))
+
+
+@pytest.mark.parametrize("processes", [2, 4])
+def test_several_processes_write_the_same_file(folder, processes):
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
+    command = ["-m", "defar_analysis.cli", "sample", "one", "--out", "a.npz", "--count", "16", "--steps", "2"]
+    environment = {**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads())}
+    done = subprocess.run(
+        [*torchrun, *command, "--chunk", "3", "--device", "cpu"], capture_output=True, text=True, env=environment
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1].startswith("a.npz: 16 images") and done.stdout.count("a.npz") == 1
+    run("b.npz", Plan(Euler(2), 16, chunk=3))
+    ours, theirs = npz("a.npz"), npz("b.npz")
+    assert ours.keys() == theirs.keys() and all(np.array_equal(ours[key], theirs[key]) for key in ("arr_0", "arr_1"))
+    assert json.loads(str(ours["provenance"])) == json.loads(str(theirs["provenance"]))
 
 
 OTHERS = {
@@ -258,7 +274,7 @@ def test_a_finished_command_is_left_as_it_is(out, folder, stopped_after):
 
 
 def source(plan, name="one"):
-    return sampling.ImageSource(load_checkpoint(name), plan, torch.device("cpu"))
+    return sample_source.ImageSource(load_checkpoint(name), plan, torch.device("cpu"))
 
 
 def test_finished_is_for_other_code_to_ask(folder, stopped_after, refuses):

@@ -47,6 +47,14 @@ def sample(
         Literal["mean", "euler", "tweedie", "noisy"] | None,
         arg(help="em's last step; noisy: one like the others", help_behavior_hint="(default: mean)"),
     ] = None,
+    shift: Annotated[
+        float | None,
+        arg(
+            help="of Euler's and Heun's grid, t' = s t / (1 + (s - 1) t): below 1 more steps near noise",
+            metavar="S",
+            help_behavior_hint="(default: none)",
+        ),
+    ] = None,
     guidance: Annotated[
         float | None,
         arg(
@@ -102,20 +110,23 @@ def sample(
     device: Device = "auto",
 ) -> None:
     """Draw images from a checkpoint and say what they cost. Stopped or killed, an .npz or a folder goes on with the
-    same command, bit for bit; finished, it is left as it is. Every output carries its provenance."""
+    same command, bit for bit; finished, it is left as it is. Under torchrun the processes share the images. Every
+    output carries its provenance."""
     from .. import sampling
 
+    stepper = sampling.solver_named(solver, steps, diffusion, last_step, shift)
     plan = sampling.Plan(
-        sampling.solver_named(solver, steps, diffusion, last_step), (8 if compare else 64) if count is None else count,
-        seed, _class_or_plan(labels), guidance, guidance_interval,
-        guidance_channels, chunk, autoguidance, discriminator, discriminator_weight, correction,
+        stepper, (8 if compare else 64) if count is None else count, seed, _class_or_plan(labels), guidance,
+        guidance_interval, guidance_channels, chunk, autoguidance, discriminator, discriminator_weight, correction,
     )  # fmt: skip
     if compare:
-        print(sampling.compare_to_file([*([checkpoint] if checkpoint else []), *compare], out, plan, device))
+        said = sampling.compare_to_file([*([checkpoint] if checkpoint else []), *compare], out, plan, device)
     elif checkpoint is None:
         raise DefarError("sample needs a checkpoint: a folder, such as reproduce/checkpoints/cifar10-defar")
     else:
-        print(sampling.sample_to_file(checkpoint, out, plan, device))
+        said = sampling.sample_to_file(checkpoint, out, plan, device)
+    if said is not None:  # of several processes the first one speaks
+        print(said)
 
 
 def _class_or_plan(labels: str) -> int | str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import platform
 
 import torch
 
@@ -21,6 +22,13 @@ def resolve_device(name: str = "auto") -> torch.device:
         reason = str(error).splitlines()[0][:120]
         raise DefarError(f"device {name!r} cannot be used here ({reason}); try --device cpu") from None
     return device
+
+
+def hardware(device: torch.device) -> str:
+    """The device's name as a card shows it."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"{platform.machine()} {device.type}"
 
 
 def keep_heap() -> bool:
