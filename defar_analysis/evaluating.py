@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -17,6 +16,7 @@ import torch
 from .core.checkpoints import CARD, load_checkpoint
 from .core.datasets import open_dataset
 from .core.devices import keep_heap, resolve_device
+from .core.parallel import Processes
 from .errors import DefarError
 from .measures.evaluation import Evaluation, differences, evaluate
 from .measures.extractors import Extractor, efficientnet_lite, inception
@@ -226,7 +226,5 @@ def _result(evaluation: Evaluation, stream: ImageStream) -> dict[str, Any]:
 
 def this_share() -> Share:
     """This process among those that torchrun started; one alone otherwise."""
-    rank, size = os.environ.get("RANK", "0"), os.environ.get("WORLD_SIZE", "1")
-    if not rank.isdecimal() or not size.isdecimal():
-        raise DefarError(f"RANK={rank} WORLD_SIZE={size}: want whole numbers, as torchrun sets them")
-    return Share(int(rank), int(size))
+    processes = Processes.from_environment()
+    return Share(processes.rank, processes.size)
