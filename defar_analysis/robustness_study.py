@@ -20,7 +20,8 @@ from .measures.evaluation import BETTER, WORSE
 from .measures.protocols import DEFAULT, Protocol, protocol
 from .measures.robustness import FAILS, HOLDS, NFES, UNDECIDED, lowest_everywhere, steps_sentence
 from .paper import paper_values, selected
-from .robustness_sweep import Grid, Robustness, Sweep, run
+from .robustness_report import Robustness
+from .robustness_sweep import Grid, Sweep, run
 
 if TYPE_CHECKING:
     from .experiment import Experiment

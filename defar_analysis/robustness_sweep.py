@@ -8,7 +8,7 @@ results/robustness/            each cell's metrics with the influences behind it
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property, partial
 from itertools import product
@@ -19,30 +19,28 @@ import numpy as np
 import pandas as pd
 import torch
 
-from .artefacts import CSV_FORMAT
 from .core.checkpoints import Checkpoint, load_checkpoint
 from .core.datasets import ImageDataset, npz_dataset
 from .core.devices import keep_heap, resolve_device
+from .core.parallel import ALONE, Processes
 from .errors import DefarError
-from .evaluating import extractor_for, quality_warnings, this_share
-from .files import replaced
+from .evaluating import extractor_for, quality_warnings
 from .measures.base import Arrays
 from .measures.evaluation import VERSION, Evaluation, evaluate
 from .measures.extractors import Extractor, extracted
-from .measures.features import FeatureStore, StoredImages
+from .measures.features import FeatureStore, Share, StoredImages
 from .measures.protocols import Protocol, balanced_indices
 from .measures.references import Reference, open_reference
 from .measures.robustness import (
     NFES,
     Cell,
     against_baseline,
-    lowest_everywhere,
     over_steps,
     quality_table,
-    steps_sentence,
 )
 from .measures.store import Store
 from .provenance import digest
+from .robustness_report import Robustness
 from .sample_files import npz_record
 from .sample_plans import Plan, solver_named
 from .sample_source import ImageSource
@@ -91,7 +89,8 @@ class Grid:
 class Sweep:
     """A grid under one protocol on one device. Everything it makes is kept under `results` and taken from there.
 
-    `say` is told, line by line, what goes on.
+    `say` is told, line by line, what goes on. processes: those that share the sampling and the extraction by `share`;
+    evaluations are then the first one's.
     """
 
     def __init__(
@@ -103,9 +102,11 @@ class Sweep:
         reference: str | None = None,
         inception_weights: Path | None = None,
         say: Callable[[str], None] = lambda line: None,
+        processes: Processes = ALONE,
     ) -> None:
-        if (processes := this_share().processes) > 1:
-            raise DefarError(f"WORLD_SIZE={processes}: a sweep runs in one process; start it without torchrun")
+        if (size := Processes.from_environment().size) != processes.size:
+            raise DefarError(f"WORLD_SIZE={size}: this sweep runs in one process; start it without torchrun")
+        self.processes = processes
         self.grid, self.protocol, self.results, self.say = grid, protocol, Path(results), say
         self.device = resolve_device(device)
         if self.device.type == "cpu":
@@ -161,6 +162,14 @@ class Sweep:
         name = f"{cell.checkpoint}-{cell.solver}{cell.nfe}"
         return self.results / "samples" / f"{name}-{digest(self.source(cell).command)}.npz"
 
+    def share(self) -> None:
+        """Sample and extract all that is missing, together with the other processes: each calls this."""
+        for cell in self.cells:
+            self._sample(cell)
+            self.processes.wait()  # until the first one has written the file
+            mine = Share(self.processes.rank, self.processes.size)
+            self.features.features(self._sampled(cell), self.extractor, mine)
+
     def evaluations(self) -> dict[Cell, Evaluation]:
         """Every cell, sampling and extracting what is not there yet. Raises Interrupted with all finished work kept."""
         _ = self.reference  # one that does not fit is refused before anything is sampled
@@ -180,16 +189,20 @@ class Sweep:
     def _evaluated(self, cell: Cell) -> Evaluation:
         file = self.samples(cell)
         if not self._is_sampled(cell):
-            file.parent.mkdir(parents=True, exist_ok=True)
-            plan = self.source(cell).plan
-            self.say(sample_to_file(self.folder(cell), file, plan, str(self.device)))
-            self.measured.append(str(cell))
+            self._sample(cell)
         counted = npz_record(file)["nfe"]
         if counted != cell.nfe:
             raise DefarError(f"{file}: sampled with {counted} evaluations an image, its cell has {cell.nfe}; remove it")
         stream = self._sampled(cell)
         self.reference.check_size(stream)
         return self._stored(cell.model, stream, {"seed": self.grid.seed, "labels": self.source(cell).command["labels"]})
+
+    def _sample(self, cell: Cell) -> None:
+        file = self.samples(cell)
+        file.parent.mkdir(parents=True, exist_ok=True)
+        if said := sample_to_file(self.folder(cell), file, self.source(cell).plan, str(self.device)):
+            self.say(said)
+            self.measured.append(str(cell))
 
     def _sampled(self, cell: Cell) -> StoredImages:
         dataset = npz_dataset(self.samples(cell))
@@ -241,15 +254,6 @@ class Sweep:
             return _seconds(lambda: float(checkpoint.model(x, t, labels).sum())) / chunk
 
 
-@dataclass(frozen=True)
-class Robustness:
-    """What a sweep found. table: every cell; differences: to the baseline; steps: of each model to its smallest NFE."""
-
-    table: pd.DataFrame
-    differences: pd.DataFrame
-    steps: pd.DataFrame
-
-
 def run(sweep: Sweep, baseline: str) -> Robustness:
     """All cells of a sweep and what they say against `baseline`, a checkpoint's name in the grid."""
     if baseline not in sweep.grid.checkpoints:
@@ -260,42 +264,6 @@ def run(sweep: Sweep, baseline: str) -> Robustness:
         sweep.say(f"warning: {doubt}")
     protocol = sweep.protocol
     return Robustness(quality_table(found), against_baseline(found, baseline, protocol), over_steps(found, protocol))
-
-
-def in_words(found: Robustness, protocol: Protocol) -> str:
-    """The Fréchet distances as a table, and what they say: against the baseline, and of more steps."""
-    metric = protocol.metric_names["frechet"]
-    rows = found.table[found.table["metric"] == metric]
-    shown = [f"{row.value:.4g} [{row.low:.4g}, {row.high:.4g}]" for row in rows.itertuples()]
-    several = [name for name in ("solver", "interpolant", "guidance") if rows[name].nunique(dropna=False) > 1]
-    rows = rows.assign(shown=shown).fillna({"guidance": 1.0})
-    wide = rows.pivot(index=["nfe", *several], columns="model", values="shown").fillna("")
-    said = [f"{metric}, n = {protocol.count}, {protocol.name}; brackets: 95 % bootstrap over images", wide.to_string()]
-    for settings, group in _by_settings(found.differences, several):
-        for model in dict.fromkeys(group["model"]):
-            said.append(f"{settings}: {lowest_everywhere(group, model, metric)[1]}")
-    for settings, group in _by_settings(found.steps, several):
-        said.append(f"{settings}: {steps_sentence(group, metric)}")
-    return "\n\n".join(said)
-
-
-def _by_settings(table: pd.DataFrame, several: list[str]) -> Iterator[tuple[str, pd.DataFrame]]:
-    """Rows of one solver, path and guidance, and what to call them: the solver, and what else there are several of."""
-    for (solver, path, scale), group in table.groupby(["solver", "interpolant", "guidance"], dropna=False):
-        words = {"interpolant": f", {path}", "guidance": ", no guidance" if pd.isna(scale) else f", guidance {scale:g}"}
-        yield solver + "".join(said for name, said in words.items() if name in several), group
-
-
-def save(found: Robustness, stem: Path) -> list[Path]:
-    """Write stem.csv, stem_differences.csv and stem_steps.csv, each whole or not at all."""
-    stem = Path(stem)
-    tables = {"": found.table, "_differences": found.differences, "_steps": found.steps}
-    paths = []
-    for suffix, table in tables.items():
-        paths.append(stem.with_name(f"{stem.name}{suffix}.csv"))
-        with replaced(paths[-1]) as beside:
-            table.to_csv(beside, index=False, float_format=CSV_FORMAT)
-    return paths
 
 
 def _seconds(run: Callable[[], Any]) -> float:

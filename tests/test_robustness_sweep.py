@@ -2,6 +2,7 @@
 
 import os
 import signal
+import subprocess
 import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -23,7 +24,8 @@ from defar_analysis.errors import Interrupted
 from defar_analysis.evaluating import evaluate_sources
 from defar_analysis.measures.protocols import DEFAULT, Protocol
 from defar_analysis.measures.protocols import protocol as named_protocol
-from defar_analysis.robustness_sweep import Grid, Sweep, in_words, run, save
+from defar_analysis.robustness_report import in_words, save
+from defar_analysis.robustness_sweep import Grid, Sweep, run
 from defar_analysis.sample_files import npz_record
 from defar_analysis.sampling import Plan
 
@@ -429,3 +431,29 @@ def test_a_sweep_refuses_to_be_several_processes(folder, refuses, monkeypatch):
     refuses(
         lambda: Sweep(Grid({"sit": folder / "sit"}), named_protocol(DEFAULT, 8), folder / "results"), "two", "torchrun"
     )
+
+
+def test_two_processes_give_the_table_of_one(folder):
+    """The shipped extractor, since other processes have no stand-in."""
+    # "--": torchrun takes an --n behind it for one of its own options
+    command = ["-m", "defar_analysis.cli", "--", "robustness", "sit", "defar", "--nfe", "2", "4", "--n", "10"]
+    command += ["--reference", "real.npz", "--device", "cpu"]
+    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    said = {}
+    for name, prefix in (("one", []), ("two", torchrun)):
+        parts = [
+            sys.executable,
+            *prefix,
+            *(part for part in command if prefix or part != "--"),
+            "--out",
+            name,
+            "--results",
+            f"results-{name}",
+        ]
+        done = subprocess.run(parts, capture_output=True, text=True, env=environment)
+        assert done.returncode == 0, done.stderr
+        said[name] = done.stdout
+    assert said["one"] in said["two"]
+    for suffix in ("", "_differences", "_steps"):
+        assert Path(f"two{suffix}.csv").read_bytes() == Path(f"one{suffix}.csv").read_bytes()

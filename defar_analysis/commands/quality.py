@@ -108,17 +108,26 @@ def robustness(
     device: Device = "auto",
 ) -> None:
     """Sample quality over the number of steps, for checkpoints, solvers and guidance, on shared noise. Says first how
-    long it takes; stopped or killed, the same command goes on cell by cell."""
+    long it takes; stopped or killed, the same command goes on cell by cell. Under torchrun the processes share the
+    work."""
+    from ..core.parallel import joined
     from ..measures.protocols import protocol as named
-    from ..robustness_sweep import Grid, Sweep, in_words, run, save
+    from ..robustness_report import in_words, save
+    from ..robustness_sweep import Grid, Sweep, run
 
     models = _models(checkpoints)
     # scale 1 is no guidance, and costs half as much so
     scales = tuple(None if scale == 1 else scale for scale in guidance) or (None,)
-    sweep = Sweep(
-        Grid(models, nfe, solver, scales, seed, _judges(discriminator)), named(protocol, n), results, device,
-        reference=reference, inception_weights=inception, say=_say,
-    )  # fmt: skip
+    grid = Grid(models, nfe, solver, scales, seed, _judges(discriminator))
+    with joined(device) as (processes, where):
+        sweep = Sweep(
+            grid, named(protocol, n), results, str(where), reference=reference, inception_weights=inception, say=_say,
+            processes=processes,
+        )  # fmt: skip
+        if processes.size > 1:
+            sweep.share()
+    if not processes.first:
+        return
     found = run(sweep, next(iter(models)))
     print(in_words(found, sweep.protocol))
     for path in save(found, out) if out is not None else ():

@@ -96,10 +96,11 @@ def joined(device: str = "auto") -> Iterator[tuple[Processes, torch.device]]:
     """This process among the others and its device, connected with them inside the block.
 
     device: a kind, such as "cuda"; of several processes on a machine each takes the device of its own place. Raises
-    DefarError for a numbered device that all would share, or when another process is lost.
+    DefarError for a numbered device that all would share, or when another process is lost. Inside another such block
+    they are connected already, and `device` is this process's own.
     """
     processes = Processes.from_environment()
-    if processes.size == 1:
+    if processes.size == 1 or dist.is_initialized():
         yield processes, resolve_device(device)
         return
     kind = resolve_device(device)

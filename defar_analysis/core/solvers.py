@@ -73,7 +73,7 @@ class _FixedGrid:
             raise DefarError(f"end = {self.end}; it must lie in (0, 1]")
 
     def __repr__(self) -> str:
-        """Without a shift or an end that change nothing: kept samples are known by it, some from before there were any."""
+        """Without a shift or an end that change nothing: kept samples are known by it, some older than either."""
         told = [f for f in fields(self) if f.name not in ("shift", "end") or getattr(self, f.name) != f.default]
         return f"{type(self).__name__}({', '.join(f'{f.name}={getattr(self, f.name)!r}' for f in told)})"
 
