@@ -27,7 +27,7 @@ def read_toml(path: Path) -> dict[str, Any]:
         raise DefarError(f"{path}: no such file") from None
     except IsADirectoryError:
         raise DefarError(f"{path}: is a folder; name a TOML file in it") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as error:
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError, RecursionError) as error:
         raise DefarError(f"{path}: cannot be read as TOML: {error}") from None
 
 
@@ -138,7 +138,9 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
             raise DefarError(f"{where} = {value!r}; choose from {', '.join(map(repr, args))}")
         return value
     if origin in (typing.Union, types.UnionType):
-        return _convert(next(a for a in args if a is not type(None)), value, where)
+        arms = [a for a in args if a is not type(None)]
+        tables = [a for a in arms if typing.get_origin(a) is dict and isinstance(value, dict)]
+        return _convert((tables or arms)[0], value, where)
     if origin is tuple:
         if not isinstance(value, list | tuple) or len(value) != len(args):
             raise DefarError(f"{where} = {value!r}; a list of {len(args)} is needed")

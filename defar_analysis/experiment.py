@@ -16,6 +16,7 @@ from .catalog import Artefact, figures_folder
 from .core.checkpoints import Checkpoint, load_checkpoint
 from .core.datasets import Batch, ImageDataset, cifar10, open_dataset
 from .core.devices import resolve_device
+from .core.latents import check_shape, seen_batch
 from .core.oracles import GaussianFlow
 from .core.rollout import VelocityModel
 from .core.samplers import Euler, sample
@@ -190,11 +191,10 @@ def measure_checkpoint(path: Path, data: str, split: str, profile: str, results:
     Raises DefarError when the images do not have the checkpoint's shape.
     """
     where, scale = resolve_device(device), SCALES[profile]
-    checkpoint, dataset = load_checkpoint(path, device=where), open_dataset(data, split)
-    if dataset.images.shape[1:] != checkpoint.shape:
-        raise DefarError(f"{data}: images are {dataset.images.shape[1:]}, {path} was trained on {checkpoint.shape}")
+    checkpoint, dataset = load_checkpoint(path, device=where), open_dataset(data, split, latents=True)
+    check_shape(str(path), checkpoint.codec, checkpoint.shape, dataset)
     count = min(scale.images, len(dataset))
-    batch = dataset.batch(range(count), device=where)
+    batch = seen_batch(checkpoint.codec, dataset, range(count), device=where)
     if checkpoint.classes is None:
         batch = Batch(batch.data, None)
     elif batch.labels is not None and int(batch.labels.max()) >= checkpoint.classes:
@@ -203,7 +203,7 @@ def measure_checkpoint(path: Path, data: str, split: str, profile: str, results:
     identity = {"sha256": checkpoint.card.sha256, "data_sha256": dataset.hash}
     context = Context(
         checkpoint.model, batch, scale.grid, checkpoint.card.name, checkpoint.interpolant,
-        seed=SEED, chunk=scale.chunk, device=str(where), identity=identity,
+        seed=SEED, chunk=scale.chunk, device=str(where), identity=identity, codec=checkpoint.codec,
     )  # fmt: skip
     tables, new = Store(Path(results)).measure(Experiment.measurements, context)
     curves = tables["pfr"].query("dc == 'without' and estimator == 'mean_of_ratios'")

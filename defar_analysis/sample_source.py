@@ -54,9 +54,9 @@ class ImageSource:
         plan, card, settings = self.plan, self.loaded.card, dict(self.sampler.settings)
         return {
             "checkpoint": card.name, "sha256": card.sha256, "interpolant": repr(self.loaded.interpolant),
-            "codec": self.loaded.codec.identity, "solver": repr(plan.solver), "guidance": settings.pop("guidance"), "seed": plan.seed,
-            "labels": None if self.labels is None else plan.labels, "count": plan.count, "chunk": plan.chunk,
-            "device": self.device.type,
+            "codec": self.loaded.codec.identity, "solver": repr(plan.solver), "guidance": settings.pop("guidance"),
+            "seed": plan.seed, "labels": None if self.labels is None else plan.labels, "count": plan.count,
+            "chunk": plan.chunk, "device": self.device.type,
         } | settings  # fmt: skip
 
     @property

@@ -1,4 +1,4 @@
-"""`defar measure`, `defar figure`, `defar reproduce` and `defar data`."""
+"""`defar measure`, `defar figure`, `defar table` and `defar reproduce`."""
 
 from __future__ import annotations
 
@@ -73,14 +73,3 @@ def reproduce(
     from ..reproduction import reproduce as run
 
     print(run(root, profile, list(only) or list(catalog.FIGURES), device))
-
-
-def data(
-    name: Annotated[Positional[Literal["cifar10"]], arg(help="the data set")],
-    root: Annotated[Path | None, arg(help="where to keep it (default: $DEFAR_DATA or ~/.cache/defar_analysis)")] = None,
-    source: Annotated[Path | None, arg(help="your own copy: an official archive or folder, python or binary")] = None,
-) -> None:
-    """Fetch a data set once, check it against the official checksums and keep it memory-mapped."""
-    from ..core.cifar10 import prepare_cifar10
-
-    print(prepare_cifar10(root, source))

@@ -1,17 +1,19 @@
-"""Image data sets: CIFAR-10, a folder of pictures, or an .npz. All are uint8 in memory or memory-mapped."""
+"""Image data sets: CIFAR-10, a folder of pictures, or an .npz. All are uint8 in memory or memory-mapped; latents, as
+`defar data latents` writes them, are floats."""
 
 import hashlib
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from defar_analysis.core.cifar10 import data_root, one_line, open_cifar10, prepare_cifar10
+from defar_analysis.core.pictures import list_pictures, read_picture, visible
 from defar_analysis.errors import DefarError
 
 __all__ = [
@@ -19,7 +21,6 @@ __all__ = [
     "open_dataset", "prepare_cifar10",
 ]  # fmt: skip
 
-_ENDINGS = {".png", ".jpg", ".jpeg", ".webp", ".bmp"}
 _SPLITS = {"train", "test", "val", "valid", "validation"}
 
 
@@ -40,11 +41,14 @@ class DataSpec:
     classes: int | None
 
 
+LATENTS_INDEX = "latents.json"
+
 # The paper's data sets, known without opening them.
 KNOWN_DATA = {
     "cifar10": DataSpec(3, 32, 10),
     "celeba64": DataSpec(3, 64, None),
     "imagenet256-latents": DataSpec(4, 32, 1000),
+    "imagenet512-latents": DataSpec(4, 64, 1000),
 }
 
 
@@ -136,13 +140,19 @@ def cifar10(split: str = "train", root: str | Path | None = None) -> ImageDatase
 
 
 def open_dataset(
-    name_or_path: str | Path, split: str = "train", root: str | Path | None = None, size: int | None = None
-) -> ImageDataset:
-    """ "cifar10", "celeba64", a folder of images, or an .npz; size resizes a folder's images.
+    name_or_path: str | Path,
+    split: str = "train",
+    root: str | Path | None = None,
+    size: int | None = None,
+    *,
+    latents: bool = False,
+) -> Any:
+    """ "cifar10", "celeba64", a folder of images, or an .npz, as an ImageDataset; size resizes a folder's images.
 
     "celeba64" is the folder of that name under the data root, cropped and resized to 64 pixels. A folder whose
     subfolders are called train, test, val... has splits; any other folder, and an .npz, is one set that split does not
-    divide. Raises DefarError for anything else.
+    divide. latents: a folder of latents will do, too, as a LatentDataset ("imagenet256-latents": the folder of that
+    name under the data root). Raises DefarError for anything else.
     """
     path = Path(name_or_path).expanduser()
     if str(name_or_path).lower() in ("cifar10", "cifar-10"):
@@ -152,8 +162,9 @@ def open_dataset(
         if not folder.is_dir():
             raise DefarError(f"celeba64: not found; put the CelebA pictures into {folder}, or name your own folder")
         dataset = image_folder(_split_folder(folder, split), size=64)
-    elif str(name_or_path) in KNOWN_DATA:
-        raise DefarError(f"{name_or_path}: latents cannot be read yet; the recipe can be tried with --dry-run")
+    elif str(name_or_path) in KNOWN_DATA or (path.is_dir() and is_latents(_split_folder(path, split))):
+        folder = data_root(root) / path if str(name_or_path) in KNOWN_DATA else path
+        return _open_latents(str(name_or_path), folder, split, size, latents)
     elif path.is_dir():
         dataset = image_folder(_split_folder(path, split), size=size)
     elif path.suffix.lower() == ".npz":
@@ -165,8 +176,28 @@ def open_dataset(
     return dataset
 
 
+def is_latents(folder: Path) -> bool:
+    """Whether `defar data latents` wrote the folder."""
+    return (folder / LATENTS_INDEX).is_file()
+
+
+def _open_latents(name: str, folder: Path, split: str, size: int | None, wanted: bool):
+    from defar_analysis.core.latents import open_latents  # which needs this module
+
+    if not wanted:
+        raise DefarError(f"{name}: latents are no images: what is asked for here looks at pixels; name the images")
+    if not folder.is_dir():
+        raise DefarError(
+            f"{name}: not in {folder}; write it from your images: defar data latents FOLDER --codec AUTOENCODER "
+            f"--size 256 --out {folder} (a recipe can be tried without, with --dry-run)"
+        )
+    if size:
+        raise DefarError(f"{name}: latents cannot be resized to {size}; leave image_size out")
+    return open_latents(_split_folder(folder, split))
+
+
 def _split_folder(path: Path, split: str) -> Path:
-    folders = {entry.name for entry in _visible(path) if entry.is_dir()}
+    folders = {entry.name for entry in visible(path) if entry.is_dir()}
     if not folders or not folders <= _SPLITS:
         return path
     if split not in folders:
@@ -188,72 +219,15 @@ def image_folder(path: str | Path, *, size: int | None = None) -> ImageDataset:
         raise DefarError(f"{path}: no such folder")
     if size is not None and not 1 <= size <= 4096:
         raise DefarError(f"size {size} is not between 1 and 4096")
-    files, labels = _list_pictures(path)
-    first = _read_picture(files[0], size, None)
+    files, labels = list_pictures(path)
+    first = read_picture(files[0], size, None)
     try:
         images = np.empty((len(files), *first.shape), np.uint8)
     except MemoryError as error:
         raise DefarError(f"{path}: {len(files)} images of {first.shape} do not fit in memory; give a size") from error
     for index, file in enumerate(files):
-        images[index] = _read_picture(file, size, first.shape)
+        images[index] = read_picture(file, size, first.shape)
     return ImageDataset(images, labels, path.resolve().name, None if labels is None else int(labels.max()) + 1)
-
-
-def _visible(folder: Path) -> list[Path]:
-    return sorted(entry for entry in folder.iterdir() if not entry.name.startswith("."))
-
-
-def _pictures(folder: Path) -> list[Path]:
-    return [file for file in _visible(folder) if file.suffix.lower() in _ENDINGS and file.is_file()]
-
-
-def _list_pictures(path: Path) -> tuple[list[Path], np.ndarray | None]:
-    flat, folders = _pictures(path), [entry for entry in _visible(path) if entry.is_dir()]
-    classes = [_pictures(folder) for folder in folders]
-    if flat and any(classes):
-        raise DefarError(f"{path}: pictures both in it and in its subfolders; keep either classes or one flat folder")
-    if flat:
-        return flat, None
-    if not any(classes):
-        raise DefarError(f"{path}: no pictures ({', '.join(sorted(_ENDINGS))}) in it or in its subfolders")
-    for folder, files in zip(folders, classes, strict=True):
-        if not files:
-            raise DefarError(f"{folder}: a class without pictures; fill it or remove it")
-    everything = [file for files in classes for file in files]
-    return everything, np.repeat(np.arange(len(classes)), [len(files) for files in classes])
-
-
-def _read_picture(file: Path, size: int | None, shape: tuple[int, ...] | None) -> np.ndarray:
-    """One picture as (3,H,W) uint8; shape: what it must be, asked before any pixel is decoded."""
-    try:
-        from PIL import Image
-    except ImportError as error:
-        raise DefarError(f"{file}: reading pictures needs pillow: pip install pillow") from error
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(file) as picture:
-                if picture.mode.startswith(("I", "F")):
-                    raise DefarError(f"{file}: more than 8 bits per channel ({picture.mode}); convert it to 8-bit RGB")
-                width, height = picture.size
-                if size is None and shape not in (None, (3, height, width)):
-                    raise DefarError(f"{file}: {width}x{height}, the others {shape[2]}x{shape[1]}; give a size")
-                picture = _square(picture.convert("RGB"), size) if size else picture.convert("RGB")
-                return np.asarray(picture).transpose(2, 0, 1)
-    except DefarError:
-        raise
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise DefarError(f"{file}: refused, too many pixels ({one_line(error)}); make it smaller") from error
-    except Exception as error:  # PIL's decoders raise OSError, SyntaxError, struct.error, ... for a broken file
-        raise DefarError(f"{file}: not a readable picture ({one_line(error)}); replace or remove it") from error
-
-
-def _square(picture, size: int):
-    from PIL import Image
-
-    side = min(picture.size)
-    left, top = (picture.width - side) // 2, (picture.height - side) // 2
-    return picture.crop((left, top, left + side, top + side)).resize((size, size), Image.Resampling.BICUBIC)
 
 
 # --- .npz ---

@@ -181,9 +181,9 @@ class DiscriminatorRun:
 
 
 def _check_fit(recipe: DiscriminatorRecipe, checkpoint: Checkpoint, dataset: ImageDataset) -> None:
-    if dataset.images.shape[1:] != checkpoint.shape:
-        theirs = tuple(dataset.images.shape[1:])
-        raise DefarError(f"{recipe.data.name}: images are {theirs}; {checkpoint.card.name} makes {checkpoint.shape}")
+    if dataset.images.shape[1:] != checkpoint.pixel_shape:
+        theirs, ours = tuple(dataset.images.shape[1:]), checkpoint.pixel_shape
+        raise DefarError(f"{recipe.data.name}: images are {theirs}; {checkpoint.card.name} makes {ours}")
     if checkpoint.classes is not None and (dataset.num_classes or 0) != checkpoint.classes:
         raise DefarError(
             f"{recipe.data.name}: has {dataset.num_classes or 'no'} classes; {checkpoint.card.name} was trained with "
@@ -231,7 +231,7 @@ def _draw_pairs(recipe, folder: Path, checkpoint: Checkpoint, dataset: ImageData
     with progress(SimpleNamespace(steps=len(starts), name=f"samples of {checkpoint.card.name}"), done // CHUNK) as bar:
         for start, file in zip(starts, files, strict=True):
             part = range(start, min(start + CHUNK, wanted.count))
-            images = _kept(file, (len(part), *checkpoint.shape))
+            images = _kept(file, (len(part), *checkpoint.pixel_shape))
             if images is None:
                 given = None if labels is None else labels[start : part.stop].to(device)
                 noise = image_noise(derive_seed(recipe.seed, "samples"), part, checkpoint.shape).to(device)

@@ -11,6 +11,7 @@ import torch
 
 from ..core.checkpoints import Checkpoint
 from ..core.datasets import Batch, ImageDataset
+from ..core.latents import seen_batch
 from ..errors import DefarError
 from ..measures.base import Context, TimeGrid
 from ..measures.radial import frequency_ratio
@@ -91,14 +92,18 @@ class Inspector:
     def sweep(self, method: str, images: Sequence[int], grid: TimeGrid, chunk: int = 64) -> pd.DataFrame:
         """measures.views.BiasViews of one method on these images: one sweep over the grid."""
         checkpoint = self.checkpoints[method]
-        batch = self.dataset.batch(images, device=self.device)
+        batch = seen_batch(checkpoint.codec, self.dataset, images, device=self.device)
         if checkpoint.classes is None:
             batch = Batch(batch.data, None)
         context = Context(
             checkpoint.model, batch, grid, method, checkpoint.interpolant,
             indices=tuple(images), seed=self.seed, chunk=chunk, device=str(self.device),
         )  # fmt: skip
-        return BiasViews().run(context)
+        table = BiasViews().run(context)
+        arrays, factor = table.attrs["arrays"], self.dataset.images.shape[2] // checkpoint.shape[1]
+        if factor > 1:  # latents: a place of the map covers a square of the picture
+            arrays["map"] = arrays["map"].repeat(factor, axis=-2).repeat(factor, axis=-1)
+        return table
 
     def view(self, method: str, image: int, t0: float, t1: float, cutoff: float) -> View:
         """One view, by three forwards: at x_t0, at x_hat and at x_t1. Raises DefarError for an unknown method or image,

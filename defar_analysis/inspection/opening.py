@@ -71,8 +71,9 @@ def in_turn(labels: np.ndarray | None, total: int, count: int) -> tuple[int, ...
 
 
 def _check(name: str, checkpoint: Checkpoint, dataset: ImageDataset, images: tuple[int, ...], data: str) -> None:
-    if dataset.images.shape[1:] != checkpoint.shape:
-        raise DefarError(f"{data}: images are {dataset.images.shape[1:]}, {name} was trained on {checkpoint.shape}")
+    if dataset.images.shape[1:] != checkpoint.pixel_shape:
+        wanted = checkpoint.pixel_shape
+        raise DefarError(f"{data}: images are {dataset.images.shape[1:]}, {name} was trained on {wanted}")
     if checkpoint.classes is not None and dataset.labels is not None:
         greatest = int(dataset.labels[list(images)].max())
         if greatest >= checkpoint.classes:

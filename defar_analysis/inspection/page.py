@@ -40,6 +40,9 @@ def write_page(inspector: Inspector, out: Path, times: int = 11, command: str = 
     """
     out = check_page(out, times)
     methods, images = inspector.methods, inspector.images
+    shapes = {checkpoint.shape for checkpoint in inspector.checkpoints.values()}
+    if len(shapes) > 1:
+        raise DefarError(f"the checkpoints see {' and '.join(map(str, sorted(shapes)))}; a page shows one shape")
     height, width = inspector.dataset.images.shape[2:]
     size = inspection_page.size_of(len(methods), len(images), times, height * width, len(radii(height, width)[0]))
     if size > inspection_page.LARGEST:

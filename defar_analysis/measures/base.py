@@ -12,6 +12,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from ..core.codecs import Codec, PixelCodec
 from ..core.datasets import Batch
 from ..core.interpolants import Interpolant, Linear
 from ..core.rollout import Draw, Rollout, VelocityModel, rollout
@@ -74,7 +75,7 @@ class Context:
 
     model under the label `name`; batch, the images; each image's noise depends on `seed` and its entry in `indices`
     (default 0, 1, ...) alone. identity: whatever else tells this context from another (checkpoint and data hashes);
-    it goes into the key under which a result is kept.
+    it goes into the key under which a result is kept. codec: how what is measured becomes pictures.
     """
 
     model: VelocityModel
@@ -87,6 +88,7 @@ class Context:
     chunk: int = 64
     device: str = "cpu"
     identity: dict[str, Any] = field(default_factory=dict)
+    codec: Codec = field(default_factory=PixelCodec)
 
     @property
     def count(self) -> int:
@@ -104,6 +106,7 @@ class Context:
             "device": torch.device(self.device).type,
             "images_sha256": tensor_sha256(self.batch.data),
             "labels_sha256": None if self.batch.labels is None else tensor_sha256(self.batch.labels),
+            **({} if isinstance(self.codec, PixelCodec) else {"codec": self.codec.identity}),
             **self.identity,
         }
 

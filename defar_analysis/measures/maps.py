@@ -9,7 +9,6 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from ..core.codecs import PixelCodec
 from ..core.tensors import l2_norm
 from .base import Arrays, AtPair, AtTime, Context, measure
 from .spectral import CUTOFF, high_pass, low_pass
@@ -79,12 +78,13 @@ class _Maps:
         return table
 
     def _arrays(self) -> dict[str, np.ndarray]:
-        """images, low_pass, high_pass uint8 (N, H, W, C); bias float16 (K, N, H, W); pairs (K, 2); image_index (N,)."""
+        """images, low_pass, high_pass uint8 (N, H, W, C), of latents decoded; bias float16 (K, N, H, W); pairs (K, 2);
+        image_index, labels (N,)."""
         count = min(self.settings.images, self.ctx.count, 32)
         data, grid = self.ctx.batch.data[:count].cpu(), self.ctx.grid
         parts = {"images": data, "low_pass": low_pass(data, self.settings.cutoff)}
         parts["high_pass"] = high_pass(data, self.settings.cutoff)
-        pictures = {k: PixelCodec().decode(v).permute(0, 2, 3, 1).numpy() for k, v in parts.items()}
+        pictures = {k: self.ctx.codec.decode(v).cpu().permute(0, 2, 3, 1).numpy() for k, v in parts.items()}
         labels = self.ctx.batch.labels
         return {
             **pictures,
