@@ -43,6 +43,8 @@ class DiTDH(Labelled):
     wide, the others decoder_hidden_size. The random frequencies of the time, t_embedder.W, are stored with the weights.
     """
 
+    kept_in_float32 = ("t_embedder.W",)  # it is multiplied by 2 pi t before a cosine is taken
+
     def __init__(
         self,
         input_size: int = 16,
@@ -116,7 +118,7 @@ class FourierTimeEmbedder(nn.Module):
         return self.mlp(features.to(self.mlp[0].weight.dtype))
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> FourierTimeEmbedder:
-        """W stays in float32 when the network is cast: it is multiplied by up to 2 pi before a cosine is taken."""
+        """W stays in float32 when the network is cast."""
         kept = self.W.data
         super()._apply(fn, recurse)
         if self.W.dtype != kept.dtype:

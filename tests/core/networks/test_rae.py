@@ -5,6 +5,7 @@ import torch
 from safetensors.torch import load_file
 from small_networks import largest, parameters, shaken, small
 
+from defar_analysis.core.checkpoints import Card, save_checkpoint
 from defar_analysis.core.guidance import CFG
 from defar_analysis.core.networks import DiTDH, ditdh
 
@@ -12,6 +13,14 @@ OFFICIAL = {
     "input_size": 4, "patch_size": 1, "in_channels": 6, "hidden_size": 32, "decoder_hidden_size": 48, "depth": 3,
     "encoder_depth": 2, "num_heads": 4, "decoder_num_heads": 4, "num_classes": 10,
 }  # fmt: skip
+
+
+def test_random_frequencies_are_saved_unrounded(tmp_path):
+    network = DiTDH(**OFFICIAL)
+    folder = save_checkpoint(tmp_path / "rae", network, Card("rae", "ema", "", {}))
+    saved = load_file(folder / "weights.safetensors")
+    assert torch.equal(saved["t_embedder.W"], network.t_embedder.W)
+    assert saved["pos_embed"].dtype == torch.float16
 
 
 @pytest.fixture
