@@ -10,18 +10,21 @@ try:
 except ImportError:
     sys.exit("defar: error: the command line needs more than the core: pip install 'defar-analysis[analysis]'")
 
-from .commands.figures import data, figure, measure, reproduce, table
+from .commands.bring import doctor, import_
+from .commands.data import data
+from .commands.figures import figure, measure, reproduce, table
 from .commands.inspect import inspect
 from .commands.quality import evaluate, robustness
 from .commands.sample import sample
-from .commands.train import train, train_discriminator
+from .commands.train import train, train_autoencoder, train_discriminator
 from .errors import DefarError, Interrupted, one_line
 
 COMMANDS = {
-    f.__name__.replace("_", "-"): f
+    f.__name__.strip("_").replace("_", "-"): f  # import_ is a keyword without its underscore
     for f in (
         train,
         train_discriminator,
+        train_autoencoder,
         sample,
         measure,
         inspect,
@@ -31,14 +34,17 @@ COMMANDS = {
         table,
         reproduce,
         data,
+        import_,
+        doctor,
     )
 }
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run the command line; returns the exit status: 0, 2 for a mistake to mend, 130 when interrupted."""
+    """Run the command line; returns the exit status: 0, 1 for what the doctor found, 2 for a mistake to mend, 130
+    when interrupted."""
     try:
-        tyro.extras.subcommand_cli_from_dict(
+        status = tyro.extras.subcommand_cli_from_dict(
             COMMANDS, prog="defar", args=arguments, config=(tyro.conf.FlagCreatePairsOff,),
             description="Measure and mend exposure bias in flow matching.",
         )  # fmt: skip
@@ -57,7 +63,7 @@ def main(arguments: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("defar: interrupted; finished results are kept, the same command goes on", file=sys.stderr)
         return 130
-    return 0
+    return status or 0
 
 
 if __name__ == "__main__":

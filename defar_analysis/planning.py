@@ -15,6 +15,7 @@ from torch import nn
 
 from .core.datasets import Batch, DataSpec, ImageDataset
 from .core.objectives import FlowMatching, Objective
+from .core.objectives.alignment import stand_in
 from .core.recipes import Recipe, load_recipe
 from .core.training import TrainingRun
 from .errors import DefarError
@@ -46,7 +47,7 @@ def survey(folder: Path, scale: str = "paper") -> str:
             (
                 os.path.relpath(file, folder),
                 describe(recipe),
-                recipe.network.size,
+                network_name(recipe),
                 f"{cost.parameters / 1e6:.1f}",
                 recipe.data.name + ("" if recipe.data.class_conditional else ", no labels"),
                 f"{recipe.steps:,}",
@@ -78,10 +79,17 @@ def _rounded(value: float) -> str:
 
 def describe(recipe: Recipe) -> str:
     """The objective and its options on one line, with the path and coupling where they are not the default."""
-    options = {k: v for k, v in recipe.objective.items() if k not in ("name", "label_dropout")}
+    options = {k: v for k, v in recipe.objective.items() if k not in ("name", "label_dropout", "alignment")}
     parts = [f"{key}={str(value).lower() if isinstance(value, bool) else value}" for key, value in options.items()]
     extra = [x for x, default in ((recipe.interpolant, "linear"), (recipe.coupling, "independent")) if x != default]
-    return " ".join([recipe.objective.get("name", "flow_matching"), *parts, *extra])
+    aligned = [] if recipe.alignment is None else [f"aligned={recipe.alignment.encoder}"]
+    return " ".join([recipe.objective.get("name", "flow_matching"), *parts, *aligned, *extra])
+
+
+def network_name(recipe: Recipe) -> str:
+    """The size, with the family where it is not a SiT: "B/4", "ddt XL/2"."""
+    family, size = recipe.network.family, recipe.network.size
+    return size if family == "sit" else " ".join(filter(None, (family, size)))
 
 
 @dataclass(frozen=True)
@@ -97,7 +105,7 @@ class Estimate:
 
 def estimate(recipe: Recipe) -> Estimate:
     """What the recipe would cost, without running its network: one forward is counted on the meta device, and how
-    many there are in a step on a network of one weight."""
+    many there are in a step on a network of one weight. An alignment's encoder and projectors are left out."""
     data = recipe.data_spec()
     parameters, flops = _network_cost(repr(recipe.network), recipe.classes(data), data, recipe.build_network)
     step = count_step(_objective(recipe, data), _OneWeight(), _batch(recipe, data, "cpu"))
@@ -109,22 +117,25 @@ def dry_run(recipe: Recipe) -> str:
     """Run one step of the recipe; returns what was checked. Needs no data: random images of the data's shape.
 
     Above META_ABOVE parameters the step runs on the meta device, which checks shapes and needs no memory; below, it is
-    a real float32 one on the CPU, through the training loop, and its loss must be finite. Raises DefarError where it
-    fails.
+    a real float32 one on the CPU, through the training loop, and its loss must be finite. Neither opens a checkpoint
+    to start from (nor an alignment's encoder: constant features stand in). Raises DefarError where it fails.
     """
     data = recipe.data_spec()
     with torch.device("meta"):
-        network = recipe.build_network(data)
-    parameters = _parameters(network)
+        network, objective = recipe.build_network(data), _objective(recipe, data)
+        parameters, aligning, encoder = _parameters(network), recipe.alignment, None
+        if aligning is not None:
+            encoder = stand_in(aligning.widths)
+            network, objective = aligning.network(network), aligning.objective(objective, encoder)
     if parameters > META_ABOVE:
-        step = count_step(_objective(recipe, data), network, _batch(recipe, data, "meta"))
+        step = count_step(objective, network, _batch(recipe, data, "meta"))
         return f"{recipe.name}: shapes fit ({parameters / 1e6:.0f}M parameters, {step.forwards} forwards, meta device)"
     rng = np.random.default_rng(0)
     images = rng.integers(0, 256, (2 * TRIED_BATCH, data.channels, data.size, data.size), dtype=np.uint8)
     labels = None if data.classes is None else np.arange(2 * TRIED_BATCH) % data.classes
     random_images = ImageDataset(images, labels, "random images", data.classes)
-    short = dataclasses.replace(recipe, global_batch=TRIED_BATCH, compile=False, precision="float32")
-    run = TrainingRun(short, random_images)
+    short = dataclasses.replace(recipe, global_batch=TRIED_BATCH, compile=False, precision="float32", init_from=None)
+    run = TrainingRun(short, random_images, encoder=encoder)
     run.step = recipe.flow_matching_steps if recipe.flow_matching_steps < recipe.steps else 0
     loss = run.advance()["loss"]
     return (

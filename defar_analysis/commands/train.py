@@ -1,4 +1,4 @@
-"""`defar train` and `defar train-discriminator`."""
+"""`defar train`, `defar train-discriminator` and `defar train-autoencoder`."""
 
 from __future__ import annotations
 
@@ -45,8 +45,12 @@ def train(
     from ..core.devices import resolve_device
     from ..core.training import train as run
 
-    loaded = _recipe(recipe, set, scale)
-    print(run(loaded, out or Path("runs") / loaded.name, device=str(resolve_device(device))))
+    loaded, encoder = _recipe(recipe, set, scale), None
+    if loaded.alignment is not None:
+        from ..measures.encoders import open_encoder
+
+        encoder = open_encoder(loaded.alignment.encoder)
+    print(run(loaded, out or Path("runs") / loaded.name, device=str(resolve_device(device)), encoder=encoder))
 
 
 def _recipe(path: Path | None, assignments: tuple[str, ...], scale: str):
@@ -74,3 +78,22 @@ def train_discriminator(
     folder = run(loaded, out or Path("runs") / loaded.name, device=str(resolve_device(device)))
     card = load_discriminator(folder, load_checkpoint(Path(loaded.checkpoint))).card
     print(f"{folder}: {card.summary()}")
+
+
+def train_autoencoder(
+    recipe: Annotated[Positional[Path], arg(help="a TOML recipe, such as reproduce/cifar10_autoencoder.toml")],
+    out: Annotated[Path | None, arg(help="the run's folder (default: runs/NAME)")] = None,
+    device: Device = "auto",
+    set: Annotated[tuple[str, ...], arg(help="change keys of the recipe: --set steps=100 network.width=32")] = (),
+) -> None:
+    """Train a small KL autoencoder, for latents, and report its PSNR on test images. Stopped or killed, the same
+    command goes on where it was."""
+    from ..core.autoencoder_training import load_autoencoder_recipe
+    from ..core.autoencoder_training import train_autoencoder as run
+    from ..core.autoencoders import load_autoencoder
+    from ..core.devices import resolve_device
+
+    loaded = load_autoencoder_recipe(recipe, set)
+    folder = run(loaded, out or Path("runs") / loaded.name, device=str(resolve_device(device)))
+    card = load_autoencoder(folder).card
+    print(f"{folder}: {card.psnr['db']:.2f} dB on {card.psnr['images']} images of {card.psnr['data']}")

@@ -17,17 +17,19 @@ from .couplings import COUPLINGS
 from .datasets import KNOWN_DATA, DataSpec, ImageDataset, open_dataset
 from .gaussian_data import PREFIX, GaussianImages, gaussian_images
 from .interpolants import INTERPOLANTS
+from .latents import LatentDataset
 from .networks import NETWORKS
-from .objectives import MIXFLOW_GAMMA, OBJECTIVES, PRESETS, Defar, FlowMatching, Objective
+from .objectives import MIXFLOW_GAMMA, OBJECTIVES, PRESETS, Aligning, Defar, FlowMatching, Objective
 from .scales import scaled
 
-TrainingData = ImageDataset | GaussianImages
+TrainingData = ImageDataset | LatentDataset | GaussianImages
 
 
 @dataclass(frozen=True)
 class Data:
-    """name: "cifar10", "celeba64", a folder of images, or an .npz; "gaussian:NAME" for draws of the Gaussian with that
-    data set's mean and spectrum. horizontal_flip: mirror with probability 1/2."""
+    """name: "cifar10", "celeba64", a folder of images or of latents (`defar data latents`), or an .npz;
+    "gaussian:NAME" for draws of the Gaussian with that data set's mean and spectrum. horizontal_flip: mirror with
+    probability 1/2."""
 
     name: str = "cifar10"
     split: Literal["train", "test"] = "train"
@@ -69,9 +71,14 @@ class Optimizer:
 class Recipe:
     """A whole training. global_batch counts images per step over all processes. save_every, log_every are in steps.
 
+    accumulate: in how many backward passes a process makes its share of a step. recompute_blocks: forget what happens
+    inside the blocks and compute it again in the backward pass (activation checkpointing): less memory, one forward
+    more. Neither changes a step but by rounding, so a run may go on with others.
+
     flow_matching_steps: the first steps train plain flow matching before the objective takes over. ADR sees only the
     direction of the velocity, and the official initialization starts from velocity 0: a short run first needs a length.
-    objective: its name (core.objectives: OBJECTIVES or PRESETS) and its options. coupling: "independent" or "ot".
+    objective: its name (core.objectives: OBJECTIVES or PRESETS) and its options; its table `alignment` (Aligning) puts
+    REPA's representation alignment around it, in the first steps too. coupling: "independent" or "ot".
     init_from: a checkpoint of the same network to start from (post-training), by its folder.
     """
 
@@ -90,11 +97,13 @@ class Recipe:
     ema_decay: float = 0.9999
     precision: Literal["float32", "bf16"] = "float32"
     compile: bool = False
+    accumulate: int = 1
+    recompute_blocks: bool = False
     log_every: int = 50
     save_every: int = 500
 
     def __post_init__(self) -> None:
-        for name in ("steps", "global_batch", "log_every", "save_every"):
+        for name in ("steps", "global_batch", "accumulate", "log_every", "save_every"):
             if getattr(self, name) < 1:
                 raise DefarError(f"{name} = {getattr(self, name)}; it must be at least 1")
         if not 0 <= self.ema_decay < 1:
@@ -121,14 +130,27 @@ class Recipe:
                 raise DefarError(f"objective.{key}: {key} is a key of the recipe itself, outside of [objective]")
         if "null_label" in self.objective:
             raise DefarError("objective.null_label: follows from the data (its number of classes); leave it out")
+        if self.alignment is not None and self.compile:
+            raise DefarError("objective.alignment watches a block, which compile = true hides: leave one of them out")
         if self.network.family not in NETWORKS:
             raise DefarError(f"network.family = {self.network.family!r}; choose from {', '.join(NETWORKS)}")
+
+    @property
+    def alignment(self) -> Aligning | None:
+        """REPA's alignment around the objective, where the recipe has one."""
+        table = self.objective.get("alignment")
+        if table is None:
+            return None
+        if not isinstance(table, dict):
+            raise DefarError(f"objective.alignment must be a table; got {table!r}")
+        return from_table(Aligning, table, f"{self.name}: objective.alignment")
 
     def open_data(self, root: Path | None = None) -> TrainingData:
         if self.data.name.startswith(PREFIX):
             dataset = gaussian_images(self.data.name, self.data.split, root)
         else:
-            dataset = open_dataset(self.data.name, self.data.split, root=root, size=self.data.image_size)
+            size = self.data.image_size
+            dataset = open_dataset(self.data.name, self.data.split, root=root, size=size, latents=True)
         if self.data.class_conditional and dataset.labels is None:
             raise DefarError(f"{self.data.name}: has no labels; give some, or set data.class_conditional = false")
         return dataset
@@ -148,8 +170,8 @@ class Recipe:
         return build_model(self.network.family, self.network.size, {**shape, **self.network.options})
 
     def build_objective(self, data: DataSpec, step: int) -> Objective:
-        """The objective of that step."""
-        options = {key: value for key, value in self.objective.items() if key != "name"}
+        """The objective of that step, without the alignment around it."""
+        options = {key: value for key, value in self.objective.items() if key not in ("name", "alignment")}
         name = self.objective.get("name", "flow_matching")
         cls = Defar if name in PRESETS else OBJECTIVES[name]
         if name == "mixflow":

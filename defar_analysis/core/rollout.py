@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import torch
@@ -50,6 +50,26 @@ class Draw:
         others = torch.ones(self.data.shape[0], dtype=torch.bool)
         others[indices.cpu()] = False
         return self._take(indices), self._take(others.nonzero()[:, 0])
+
+    def part(self, index: int, count: int) -> Draw:
+        """The `index`-th of `count` equal parts, each with an equal share of the `subset`: the mean of their losses is
+        the loss of the whole. Raises DefarError where they cannot be equal."""
+        chosen = torch.arange(len(self.data)) if self.subset is None else self.subset.cpu()
+        others = torch.ones(len(self.data), dtype=torch.bool)
+        others[chosen] = False
+        mine = []
+        for group in (chosen, others.nonzero()[:, 0]):
+            if len(group) % count:
+                raise DefarError(
+                    f"{len(group)} of a batch's {len(self.data)} samples cannot be shared equally by {count}: "
+                    "change global_batch, accumulate or the number of processes"
+                )
+            size = len(group) // count
+            mine.append(group[index * size : (index + 1) * size])
+        part = self._take(torch.cat(mine))
+        if self.subset is not None:
+            part = replace(part, subset=torch.arange(len(mine[0]), device=self.subset.device))
+        return part
 
     def _take(self, indices: Tensor) -> Draw:
         indices = indices.to(self.data.device)

@@ -5,24 +5,33 @@ from __future__ import annotations
 import dataclasses
 import json
 import signal
+import sys
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
+
+import torch
 
 from ..config import dump_toml
 from ..errors import DefarError
 from ..files import replaced
 from .checkpoints import load_checkpoint
-from .recipes import Recipe, load_recipe
+from .recipes import Recipe, TrainingData, load_recipe
 
 STATE, PREVIOUS, LOG, RECIPE, CHECKPOINT = "state.pt", "state-previous.pt", "log.jsonl", "recipe.toml", "checkpoint"
+MANNER = {"accumulate", "recompute_blocks"}
 
 
 def claim(folder: Path, recipe: Recipe) -> None:
-    """Make the folder this recipe's, or refuse if it is another's. A key the older file lacks counts as its default."""
+    """Make the folder this recipe's, or refuse if it is another's. A key the older file lacks counts as its default.
+
+    What only says how the work is done (MANNER) may differ: the run goes on in the new manner.
+    """
     file = folder / RECIPE
     if file.exists():
         theirs = load_recipe(file)
-        changed = [f.name for f in dataclasses.fields(Recipe) if getattr(theirs, f.name) != getattr(recipe, f.name)]
+        keys = [f.name for f in dataclasses.fields(Recipe) if f.name not in MANNER]
+        changed = [key for key in keys if getattr(theirs, key) != getattr(recipe, key)]
         begun = any((folder / name).exists() for name in (STATE, PREVIOUS, LOG, CHECKPOINT))
         if changed and begun:
             raise DefarError(f"{folder}: holds a run with other {', '.join(changed)}; give another --out or remove it")
@@ -42,6 +51,46 @@ def holds_checkpoint(folder: Path) -> bool:
         return bool(load_checkpoint(folder / CHECKPOINT))
     except DefarError:
         return False
+
+
+def save_state(folder: Path, state: dict[str, Any]) -> None:
+    """Write the state beside and rename; the one before it stays as state-previous.pt."""
+    with replaced(folder / STATE) as beside:
+        torch.save(state, beside)
+        if (folder / STATE).exists():
+            (folder / STATE).replace(folder / PREVIOUS)
+
+
+def newest_state(folder: Path, device: torch.device, dataset: TrainingData) -> dict[str, Any] | None:
+    """The newest readable state of a run, or None for a new one; a corrupt one is set aside, and said so.
+
+    Raises DefarError, leaving the files alone, when there are states but none can be used, or when the images are not
+    those that the state was trained on.
+    """
+    corrupt = []
+    for file in (folder / STATE, folder / PREVIOUS):
+        if not file.exists():
+            continue
+        try:
+            state = torch.load(file, map_location=device, weights_only=True)
+            missing = {"model", "ema", "optimizer", "step", "seconds"} - state.keys()
+            if missing:
+                raise KeyError(min(missing))
+        except (OSError, MemoryError, torch.OutOfMemoryError) as error:
+            raise DefarError(f"{file}: cannot be read now ({type(error).__name__}: {error}); try again") from None
+        except Exception as error:  # torch raises many kinds for a damaged file
+            corrupt.append((file, " ".join(str(error).split())[:100]))
+            continue
+        if state.get("data_sha256", dataset.hash) != dataset.hash:
+            raise DefarError(f"{folder}: was trained on other images than {dataset.name}; give another --out")
+        for damaged, reason in corrupt:
+            aside = damaged.with_name(f"{damaged.stem}-before-{state['step']}.corrupt")
+            damaged.replace(aside)
+            print(f"{damaged}: corrupt ({reason}); kept as {aside.name}, going on from {file.name}", file=sys.stderr)
+        return state
+    if corrupt:
+        raise DefarError(f"{corrupt[0][0]}: corrupt, and there is no older state; give another --out to start again")
+    return None
 
 
 def append_log(file: Path, record: dict) -> None:
@@ -97,8 +146,11 @@ class _NoBar:
 
 
 @contextmanager
-def progress(recipe: Recipe, done: int):
+def progress(recipe: Recipe, done: int, shown: bool = True):
     """A progress bar on a terminal, nothing elsewhere."""
+    if not shown:
+        yield _NoBar()
+        return
     try:
         from tqdm import tqdm
     except ImportError:  # the core does without

@@ -10,7 +10,6 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import math
-import platform
 import sys
 import time
 from contextlib import nullcontext
@@ -20,12 +19,15 @@ import torch
 from torch import nn
 
 from ..errors import DefarError, Interrupted, one_line
-from ..files import replaced
-from .checkpoints import Card, load_checkpoint, save_checkpoint
-from .devices import keep_heap, resolve_device
+from .checkpoints import Card, save_checkpoint
+from .devices import hardware, keep_heap, resolve_device
 from .ema import Ema
-from .objectives import LossTerms, Objective
+from .latents import LatentDataset
+from .objectives import Encoder, LossTerms, Objective
+from .parallel import ALONE, Processes, joined, without_exchange
 from .recipes import Recipe, TrainingData, load_recipe
+from .recompute import recompute_blocks
+from .rollout import Draw
 from .runs import (
     CHECKPOINT,
     LOG,
@@ -35,66 +37,90 @@ from .runs import (
     claim,
     cut_log,
     holds_checkpoint,
+    newest_state,
     progress,
+    save_state,
     stop_requests,
 )
 from .scales import SCALES
 from .seeding import derive_seed, generator_for
+from .starting import begin_with
 
 
-def train(recipe: Recipe, folder: Path, *, device: str = "cpu", data_root: Path | None = None) -> Path:
+def train(
+    recipe: Recipe,
+    folder: Path,
+    *,
+    device: str = "cpu",
+    data_root: Path | None = None,
+    encoder: Encoder | None = None,
+) -> Path:
     """Train `recipe` in `folder`, going on where an earlier call stopped; returns the checkpoint's folder.
 
+    encoder: the frozen network that the recipe's [objective.alignment] names, where it has one; on the same device.
     Raises DefarError when the folder holds another recipe's run, when a loss term is not finite (the last good state
     stays), and Interrupted, after saving, on Ctrl-C or SIGTERM.
     """
     folder = Path(folder)
-    dataset = recipe.open_data(data_root)
-    begun = any((folder / name).exists() for name in (STATE, PREVIOUS))
-    run = TrainingRun(recipe, dataset, device, begun=begun)
-    if run.device.type == "cpu":
-        keep_heap()
-    claim(folder, recipe)
-    run.resume(folder)
-    if run.step == recipe.steps and holds_checkpoint(folder):
-        print(f"{folder}: already trained for {run.step} steps", file=sys.stderr)
-        return folder / CHECKPOINT
-    cut_log(folder / LOG, run.step)
-    with stop_requests() as stop, progress(recipe, run.step) as bar:
-        while run.step < recipe.steps:
-            run.window.append(run.advance())
-            bar.update()
-            if run.step % recipe.log_every == 0 or run.step == recipe.steps:
-                window = [w for w in run.window if w.keys() == run.window[-1].keys()]  # no mean over two objectives
-                record = {key: sum(w[key] for w in window) / len(window) for key in window[0]}
-                append_log(folder / LOG, {"step": run.step, **record, "seconds": round(run.seconds, 3)})
-                bar.set_postfix(loss=f"{record['loss']:.4f}")
-                run.window = []
-            if stop.requested or run.step % recipe.save_every == 0 or run.step == recipe.steps:
-                run.save(folder)
-            if stop.requested and run.step < recipe.steps:
-                raise Interrupted(f"stopped at step {run.step} of {recipe.steps}, saved; the same command goes on")
-    return save_checkpoint(folder / CHECKPOINT, run.ema.model, run.card())
+    with joined(device) as (processes, where):
+        dataset = recipe.open_data(data_root)
+        begun = any((folder / name).exists() for name in (STATE, PREVIOUS))
+        run = TrainingRun(recipe, dataset, where, processes, begun=begun, encoder=encoder)
+        if where.type == "cpu":
+            keep_heap()
+        if processes.first:
+            claim(folder, recipe)
+            run.resume(folder)
+        processes.wait()  # until what was corrupt is set aside
+        if not processes.first:
+            run.resume(folder)
+        if run.step == recipe.steps and holds_checkpoint(folder):
+            if processes.first:
+                print(f"{folder}: already trained for {run.step} steps", file=sys.stderr)
+            return folder / CHECKPOINT
+        run.to_the_end(folder)
+        if processes.first:
+            save_checkpoint(folder / CHECKPOINT, run.ema.model, run.card())
+        processes.wait()
+    return folder / CHECKPOINT
 
 
 class TrainingRun:
     """The network, its average and its optimizer at one step of a recipe.
 
-    begun: a saved state will be loaded next, so the checkpoint that the run once started from is not needed again.
+    Each process draws the whole batch of a step and trains on its own parts of it, so that a step is the same for any
+    number of processes. begun: a saved state will be loaded next, so the checkpoint that the run once started from is
+    not needed again.
     """
 
-    def __init__(self, recipe: Recipe, dataset: TrainingData, device: str = "cpu", *, begun: bool = False) -> None:
+    def __init__(
+        self,
+        recipe: Recipe,
+        dataset: TrainingData,
+        device: torch.device | str = "cpu",
+        processes: Processes = ALONE,
+        *,
+        begun: bool = False,
+        encoder: Encoder | None = None,
+    ) -> None:
         self.recipe, self.dataset, self.device = recipe, dataset, resolve_device(str(device))
+        self.processes = processes
         torch.manual_seed(derive_seed(recipe.seed, "initialization"))
         self.started_from: dict[str, str] = {}
         data = dataset.spec
         self.model = recipe.build_network(data).to(self.device).train()
         if recipe.init_from is not None and not begun:
-            self._start_from(Path(recipe.init_from))
-        self.forward = torch.compile(self.model) if recipe.compile else self.model
+            self.started_from = begin_with(self.model, recipe, Path(recipe.init_from))
         self.warmup: Objective = recipe.build_objective(data, step=0)
         self.objective: Objective = recipe.build_objective(data, step=recipe.steps)
+        if (aligning := recipe.alignment) is not None:  # last: the network begins as it would without
+            self.model = aligning.network(self.model).to(self.device).train()
+            self.warmup, self.objective = (aligning.objective(o, encoder) for o in (self.warmup, self.objective))
         self.ema = Ema(self.model, recipe.ema_decay, recipe.steps)
+        if recipe.recompute_blocks:
+            recompute_blocks(self.model)
+        self.shared = processes.shared(self.model, self.device)
+        self.forward = torch.compile(self.shared) if recipe.compile else self.shared
         o = recipe.optimizer
         self.parameters = [p for p in self.model.parameters() if p.requires_grad]
         self.optimizer = torch.optim.Adam(self.parameters, lr=o.lr, betas=tuple(o.betas), weight_decay=o.weight_decay)
@@ -102,33 +128,28 @@ class TrainingRun:
         self.window: list[dict[str, float]] = []  # steps that the log does not hold yet
         self._epoch, self._order = -1, torch.empty(0)
 
-    def _start_from(self, folder: Path) -> None:
-        """Post-training: begin with a checkpoint's averaged weights, of the same network on the same path.
-
-        A training without labels may begin with a conditional one: it goes on from what that does without a label.
-        """
-        try:
-            start = load_checkpoint(folder)
-        except DefarError as error:
-            raise DefarError(f"init_from: {error}") from None
-        ours, theirs = self.model.config, start.model.config
-        weights, unlabelled = start.model.state_dict(), {}
-        if not self.recipe.data.class_conditional and start.classes is not None:
-            trained = start.card.training.get("recipe")  # a card from elsewhere may have none
-            if trained and not trained["objective"].get("label_dropout", 0):
-                raise DefarError(
-                    f"init_from = {folder}: was trained with label_dropout = 0, its null label never; start a training "
-                    "without labels from one that was trained with some, such as 0.1"
-                )
-            weights, theirs = start.model.without_labels(ours["num_classes"])
-            unlabelled = {"labels": "none: its null label for every image"}
-        other = [f"{key} {theirs.get(key)} instead of {ours[key]}" for key in ours if ours[key] != theirs.get(key)]
-        if start.card.interpolant != self.recipe.interpolant:
-            other.append(f"interpolant {start.card.interpolant} instead of {self.recipe.interpolant}")
-        if other:
-            raise DefarError(f"init_from = {folder}: is another network: {', '.join(other)}")
-        self.model.load_state_dict(weights)
-        self.started_from = {"checkpoint": start.card.name, "sha256": start.card.sha256, **unlabelled}
+    def to_the_end(self, folder: Path) -> None:
+        """All steps that are left, logged and saved in `folder` by the first process. Raises Interrupted, saved."""
+        recipe, first = self.recipe, self.processes.first
+        if first:
+            cut_log(folder / LOG, self.step)
+        with stop_requests() as stop, progress(recipe, self.step, shown=first) as bar:
+            while self.step < recipe.steps:
+                self.window.append(self.advance())
+                bar.update()
+                if self.step % recipe.log_every == 0 or self.step == recipe.steps:
+                    last = self.window[-1].keys()  # no mean over two objectives
+                    window = [w for w in self.window if w.keys() == last]
+                    record = {key: sum(w[key] for w in window) / len(window) for key in window[0]}
+                    if first:
+                        append_log(folder / LOG, {"step": self.step, **record, "seconds": round(self.seconds, 3)})
+                    bar.set_postfix(loss=f"{record['loss']:.4f}")
+                    self.window = []
+                stopping = self.processes.any(stop.requested, self.device)
+                if first and (stopping or self.step % recipe.save_every == 0 or self.step == recipe.steps):
+                    self.save(folder)
+                if stopping and self.step < recipe.steps:
+                    raise Interrupted(f"stopped at step {self.step} of {recipe.steps}, saved; the same command goes on")
 
     def advance(self) -> dict[str, float]:
         """One optimizer step; returns its loss, loss terms and gradient norm."""
@@ -139,18 +160,27 @@ class TrainingRun:
         generator = generator_for(recipe.seed, "step", self.step)
         objective = self.warmup if self.step < recipe.flow_matching_steps else self.objective
         draw = objective.draw(self._batch(generator), generator)
-        autocast = torch.autocast(self.device.type, torch.bfloat16) if recipe.precision == "bf16" else nullcontext()
-        with autocast:
-            loss = objective(self.forward, draw)
         self.optimizer.zero_grad(set_to_none=True)
-        loss.total.backward()
+        losses = [self._backward(objective, draw, part) for part in range(recipe.accumulate)]
         norm = nn.utils.clip_grad_norm_(self.parameters, recipe.optimizer.clip)
-        values = self._finite(loss, norm)
+        values = self._finite(losses, norm)
         self.optimizer.step()
         self.ema.update(self.model, self.step)
         self.step += 1
         self.seconds += time.perf_counter() - started
         return values
+
+    def _backward(self, objective: Objective, draw: Draw, part: int) -> LossTerms:
+        """Loss and gradients of one of this process's parts of a step; the last one's backward pass exchanges them."""
+        recipe, parts = self.recipe, self.processes.size * self.recipe.accumulate
+        if parts > 1:
+            draw = draw.part(self.processes.rank * recipe.accumulate + part, parts)
+        autocast = torch.autocast(self.device.type, torch.bfloat16) if recipe.precision == "bf16" else nullcontext()
+        with without_exchange(self.shared, part + 1 < recipe.accumulate):
+            with autocast:
+                loss = objective(self.forward, draw)
+            (loss.total / recipe.accumulate).backward()
+        return loss
 
     def save(self, folder: Path) -> None:
         """Write the state beside and rename; the one before it stays as state-previous.pt."""
@@ -165,47 +195,18 @@ class TrainingRun:
             "ema": self.ema.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
         }
-        with replaced(folder / STATE) as beside:
-            torch.save(state, beside)
-            if (folder / STATE).exists():
-                (folder / STATE).replace(folder / PREVIOUS)
+        save_state(folder, state)
 
     def resume(self, folder: Path) -> None:
-        """Load the newest readable state; a corrupt one is set aside, and said so.
-
-        Raises DefarError, leaving the files alone, when there are states but none can be used, or when the images are
-        not those that the state was trained on.
-        """
-        corrupt = []
-        for file in (folder / STATE, folder / PREVIOUS):
-            if not file.exists():
-                continue
-            try:
-                state = torch.load(file, map_location=self.device, weights_only=True)
-                parts = [state[key] for key in ("model", "ema", "optimizer", "step", "seconds")]
-            except (OSError, MemoryError, torch.OutOfMemoryError) as error:
-                raise DefarError(f"{file}: cannot be read now ({type(error).__name__}: {error}); try again") from None
-            except Exception as error:  # torch raises many kinds for a damaged file
-                corrupt.append((file, " ".join(str(error).split())[:100]))
-                continue
-            if state.get("data_sha256", self.dataset.hash) != self.dataset.hash:
-                raise DefarError(f"{folder}: was trained on other images than {self.dataset.name}; give another --out")
-            for damaged, reason in corrupt:
-                aside = damaged.with_name(f"{damaged.stem}-before-{state['step']}.corrupt")
-                damaged.replace(aside)
-                print(
-                    f"{damaged}: corrupt ({reason}); kept as {aside.name}, going on from {file.name}", file=sys.stderr
-                )
-            for target, part in zip((self.model, self.ema.model, self.optimizer), parts[:3], strict=True):
-                target.load_state_dict(part)
-            self.step, self.seconds = parts[3:]
-            self.forwards_per_step, self.window = state.get("forwards_per_step", 0), state.get("window", [])
-            self.started_from = state.get("started_from", {})
+        """Go on from the newest readable state in `folder`, if there is one. Raises DefarError as newest_state does."""
+        state = newest_state(folder, self.device, self.dataset)
+        if state is None:
             return
-        if corrupt:
-            raise DefarError(
-                f"{corrupt[0][0]}: corrupt, and there is no older state; give another --out to start again"
-            )
+        for target, key in ((self.model, "model"), (self.ema.model, "ema"), (self.optimizer, "optimizer")):
+            target.load_state_dict(state[key])
+        self.step, self.seconds = state["step"], state["seconds"]
+        self.forwards_per_step, self.window = state.get("forwards_per_step", 0), state.get("window", [])
+        self.started_from = state.get("started_from", {})
 
     def card(self) -> Card:
         """The card of the averaged weights."""
@@ -228,7 +229,8 @@ class TrainingRun:
             "classes": self.recipe.classes(self.dataset.spec),
             "class_conditional": self.recipe.data.class_conditional,
         }
-        return Card(self.recipe.name, "ema", "", {}, self.recipe.interpolant, "pixel", data, training)
+        codec = self.dataset.codec if isinstance(self.dataset, LatentDataset) else "pixel"
+        return Card(self.recipe.name, "ema", "", {}, self.recipe.interpolant, codec, data, training)
 
     def _batch(self, generator: torch.Generator):
         """Batch n of an endless stream of epochs, each a permutation of the data set of its own."""
@@ -237,7 +239,8 @@ class TrainingRun:
         epochs, offsets = places // size, places % size
         indices = torch.cat([self._permutation(int(e))[offsets[epochs == e]] for e in epochs.unique()])
         flip = torch.rand(recipe.global_batch, generator=generator) < 0.5 if recipe.data.horizontal_flip else None
-        batch = self.dataset.batch(indices, device=self.device, flip=flip)
+        sampled = {"generator": generator} if isinstance(self.dataset, LatentDataset) else {}  # of their posteriors
+        batch = self.dataset.batch(indices, device=self.device, flip=flip, **sampled)
         return batch if recipe.data.class_conditional else dataclasses.replace(batch, labels=None)
 
     def _permutation(self, epoch: int) -> torch.Tensor:
@@ -246,24 +249,20 @@ class TrainingRun:
             self._epoch, self._order = epoch, torch.randperm(len(self.dataset), generator=generator)
         return self._order
 
-    def _finite(self, loss: LossTerms, gradient_norm: torch.Tensor) -> dict[str, float]:
-        self.forwards_per_step = loss.forwards
-        named = {"loss": loss.total.detach(), **loss.terms, "gradient_norm": gradient_norm}
-        values = dict(zip(named, torch.stack([v.float() for v in named.values()]).tolist(), strict=True))
-        for name in (*loss.terms, "loss", "gradient_norm"):
+    def _finite(self, losses: list[LossTerms], gradient_norm: torch.Tensor) -> dict[str, float]:
+        """A step's values by name: means over its parts, the same in every process."""
+        self.forwards_per_step = losses[0].forwards
+        names = [*losses[0].terms, "loss"]
+        parts = torch.stack([torch.stack([*loss.terms.values(), loss.total.detach()]).float() for loss in losses])
+        means = self.processes.mean(parts.mean(dim=0))
+        values = dict(zip((*names, "gradient_norm"), torch.cat([means, gradient_norm[None]]).tolist(), strict=True))
+        for name in values:
             if not math.isfinite(values[name]):
                 raise DefarError(
                     f"step {self.step + 1}: {name} is {values[name]}; the last good state is kept: "
                     "try a lower optimizer.lr or float32, in another --out"
                 )
         return values
-
-
-def hardware(device: torch.device) -> str:
-    """The device's name as a card shows it."""
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    return f"{platform.machine()} {device.type}"
 
 
 def main(arguments: list[str] | None = None) -> int:

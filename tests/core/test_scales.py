@@ -33,6 +33,19 @@ def test_networks_keep_their_order(name):
     assert len(set(SCALES[name].sizes.values())) == 3
 
 
+def test_networks_that_are_no_sit_have_their_own():
+    ddt = scaled(recipe(network=Network("ddt", "XL/2")), "cpu").network
+    assert (ddt.family, ddt.size, ddt.options["encoder_depth"]) == ("ddt", "", 9)
+    unet = scaled(recipe(network=Network("unet", "cifar10", {"dropout": 0.1})), "gpu").network
+    assert unet == Network("unet", "cifar10", {"dropout": 0.1, "width": 64})
+
+
+def test_a_start_that_a_recipe_trains_is_the_scaled_ones():
+    assert scaled(recipe(init_from="runs/a-start/checkpoint"), "cpu").init_from == "runs/a-start-cpu/checkpoint"
+    for own in (None, "reproduce/checkpoints/cifar10-sit", "runs/deeper/a/checkpoint"):
+        assert scaled(recipe(init_from=own), "cpu").init_from == own
+
+
 def test_the_objective_is_left_alone():
     objective = {"name": "defar", "beta1": 50.0}
     assert scaled(recipe(objective=objective), "cpu").objective == objective
@@ -55,4 +68,5 @@ def test_a_table_of_a_recipe_makes_the_same_recipe(tmp_path):
 
 def test_an_unknown_scale_or_network_is_refused(refuses):
     refuses(lambda: scaled(recipe(), "phone"), "'phone'", "gpu", "cpu")
-    refuses(lambda: scaled(recipe(network=Network(size="Ti/4")), "cpu"), "Ti/4", "B/4")
+    refuses(lambda: scaled(recipe(network=Network(size="Ti/4")), "cpu"), "Ti/4", "B/4", "ddt XL/2")
+    refuses(lambda: scaled(recipe(network=Network("rae", "XL/1")), "cpu"), "rae XL/1")

@@ -19,7 +19,7 @@ def pretrained():
     def load(variant):
         if variant not in networks:
             networks[variant] = EfficientNetLite(variant).eval().requires_grad_(False)
-            networks[variant].load_state_dict(extractors._packaged_weights(variant, "this test")[0])
+            networks[variant].load_state_dict(extractors.packaged_weights(variant, "this test")[0])
         return networks[variant]
 
     return load

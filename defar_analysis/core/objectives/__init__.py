@@ -3,6 +3,7 @@
 loss = objective(model, objective.draw(batch, generator)).total
 """
 
+from .alignment import Aligning, Alignment, Encoder, projection_loss
 from .base import LossTerms, Objective
 from .defar import PRESETS, Defar, reflexflow, simpletuner, strong
 from .flow_matching import FlowMatching
@@ -21,6 +22,7 @@ OBJECTIVES = {
 }
 
 __all__ = [
-    "MDSS", "MIXFLOW_GAMMA", "OBJECTIVES", "PRESETS", "SDSS", "Defar", "FlowMatching", "InputPerturbation",
-    "LossTerms", "MixFlow", "Objective", "compensation_weight", "reflexflow", "simpletuner", "strong",
+    "MDSS", "MIXFLOW_GAMMA", "OBJECTIVES", "PRESETS", "SDSS", "Aligning", "Alignment", "Defar", "Encoder",
+    "FlowMatching", "InputPerturbation", "LossTerms", "MixFlow", "Objective", "compensation_weight",
+    "projection_loss", "reflexflow", "simpletuner", "strong",
 ]  # fmt: skip
