@@ -18,6 +18,7 @@ from .core.datasets import Batch, ImageDataset, cifar10, open_dataset
 from .core.devices import resolve_device
 from .core.latents import check_shape, seen_batch
 from .core.oracles import GaussianFlow
+from .core.parallel import Processes, joined
 from .core.rollout import VelocityModel
 from .core.samplers import Euler, sample
 from .core.seeding import image_noise
@@ -185,12 +186,22 @@ class Experiment:
         return {"checkpoint": card.name, "sha256": card.sha256, "weights": card.weights, **training}
 
 
-def measure_checkpoint(path: Path, data: str, split: str, profile: str, results: Path, device: str = "auto") -> str:
-    """Measure any checkpoint on any data set; returns the crossings and the curves' key rows as text.
+def measure_checkpoint(
+    path: Path, data: str, split: str, profile: str, results: Path, device: str = "auto"
+) -> str | None:
+    """Measure any checkpoint on any data set; returns the crossings and the curves' key rows as text, None in a process
+    that is not the first of several, which share the images.
 
     Raises DefarError when the images do not have the checkpoint's shape.
     """
-    where, scale = resolve_device(device), SCALES[profile]
+    with joined(device) as (processes, where):
+        return _measured(path, data, split, profile, results, where, processes)
+
+
+def _measured(
+    path: Path, data: str, split: str, profile: str, results: Path, where: torch.device, processes: Processes
+) -> str | None:
+    scale = SCALES[profile]
     checkpoint, dataset = load_checkpoint(path, device=where), open_dataset(data, split, latents=True)
     check_shape(str(path), checkpoint.codec, checkpoint.shape, dataset)
     count = min(scale.images, len(dataset))
@@ -205,7 +216,9 @@ def measure_checkpoint(path: Path, data: str, split: str, profile: str, results:
         checkpoint.model, batch, scale.grid, checkpoint.card.name, checkpoint.interpolant,
         seed=SEED, chunk=scale.chunk, device=str(where), identity=identity, codec=checkpoint.codec,
     )  # fmt: skip
-    tables, new = Store(Path(results)).measure(Experiment.measurements, context)
+    tables, new = Store(Path(results)).measure(Experiment.measurements, context, processes)
+    if not processes.first:
+        return None
     curves = tables["pfr"].query("dc == 'without' and estimator == 'mean_of_ratios'")
     wide = pd.concat([curves, tables["fel"]]).pivot(index="t", columns="quantity", values="value")
     unlabelled = checkpoint.classes is not None and batch.labels is None

@@ -1,5 +1,9 @@
 """The command line: help for everyone, one line for every mistake, files whole or not at all."""
 
+import os
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 import torch
@@ -175,6 +179,19 @@ def test_what_the_system_refuses_is_one_line(arguments, small, capsys):
     (line,) = capsys.readouterr().err.strip().splitlines()
     assert line.startswith("defar: error: ") and ("taken.png" in line or "file" in line)
     assert (small / "file").read_text() == "mine" and not list(small.glob(".*tmp"))
+
+
+def test_several_processes_measure_as_one_does(small, capsys):
+    command = ["measure", "checkpoint", "--data", "data.npz", "--profile", "tiny", "--device", "cpu"]
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m"]
+    environment = {**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads())}
+    parts = [*torchrun, "defar_analysis.cli", "--", *command, "--results", "two"]
+    done = subprocess.run(parts, capture_output=True, text=True, env=environment)
+    assert done.returncode == 0, done.stderr
+    assert main([*command, "--results", "one"]) == 0
+    assert capsys.readouterr().out in done.stdout and done.stdout.count("measured") == 1
+    for file in (small / "one").rglob("*.parquet"):
+        assert file.read_bytes() == (small / "two" / file.relative_to(small / "one")).read_bytes()
 
 
 def test_a_measurement_without_labels_says_so(small, capsys):

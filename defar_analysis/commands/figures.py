@@ -18,10 +18,13 @@ def measure(
     results: Annotated[Path, arg(help="where tables are kept; a valid one is not measured again")] = Path("results"),
     device: Device = "auto",
 ) -> None:
-    """Measure a checkpoint's exposure bias: PFR and its crossings, FEL and its gain, bias maps."""
+    """Measure a checkpoint's exposure bias: PFR and its crossings, FEL and its gain, bias maps. Under torchrun the
+    processes share the images."""
     from ..experiment import measure_checkpoint
 
-    print(measure_checkpoint(checkpoint, data, split, profile, results, device))
+    said = measure_checkpoint(checkpoint, data, split, profile, results, device)
+    if said is not None:  # of several processes the first one speaks
+        print(said)
 
 
 def figure(

@@ -15,6 +15,7 @@ from torch import Tensor
 from ..core.codecs import Codec, PixelCodec
 from ..core.datasets import Batch
 from ..core.interpolants import Interpolant, Linear
+from ..core.parallel import ALONE, Processes
 from ..core.rollout import Draw, Rollout, VelocityModel, rollout
 from ..core.seeding import image_noise
 from ..errors import DefarError
@@ -142,7 +143,13 @@ class AtPair:
 
 class Reducer(Protocol):
     """Turns the sweep's tensors into a table. Its hooks are called in this order for each chunk of images:
-    at_time(t0), then at_pair for each t1, then after_pairs(t0), and at last at_time(last)."""
+    at_time(t0), then at_pair for each t1, then after_pairs(t0), and at last at_time(last).
+
+    collected: what the chunks gave, by any names: a list for each, with one entry a chunk, in order. It is all that a
+    table is made of, and what several processes put together.
+    """
+
+    collected: dict[Any, list]
 
     def at_time(self, step: AtTime) -> None: ...
     def at_pair(self, step: AtPair) -> None: ...
@@ -161,20 +168,36 @@ class Measurement(Protocol):
 
 
 @torch.no_grad()
-def measure(measurements: Sequence[Measurement], ctx: Context) -> dict[str, pd.DataFrame]:
+def measure(measurements: Sequence[Measurement], ctx: Context, processes: Processes = ALONE) -> dict[str, pd.DataFrame]:
     """Run the measurements on shared forwards; tables by measurement name.
 
     Each table's attrs hold "arrays" (what a figure shows beyond the table, numpy) and "forwards", the network calls
-    that the whole sweep made. Raises DefarError when the model returns a wrong shape or something not finite.
+    that the whole sweep made. Several processes, each of which calls this, share the chunks of images; the first one
+    gets the tables, the same as if it were alone, the others none. Raises DefarError when the model returns a wrong
+    shape or something not finite.
     """
     if len({m.name for m in measurements}) < len(measurements):
         raise DefarError(f"measurements must have distinct names; got {', '.join(m.name for m in measurements)}")
     reducers = [m.reducer(ctx) for m in measurements]
-    forwards = sum(_sweep(ctx, reducers, start) for start in _progress(ctx))
+    starts = range(0, ctx.count, ctx.chunk)
+    forwards = sum(_sweep(ctx, reducers, start) for start in _progress(ctx, starts[processes.rank :: processes.size]))
+    if processes.size > 1:
+        forwards = sum(processes.gather(forwards))
+        _put_together(reducers, processes, len(starts))
+        if not processes.first:
+            return {}
     tables = {m.name: r.table() for m, r in zip(measurements, reducers, strict=True)}
     for table in tables.values():
         table.attrs["forwards"] = forwards
     return tables
+
+
+def _put_together(reducers: Sequence[Reducer], processes: Processes, chunks: int) -> None:
+    """Give the first process's reducers what every process collected, in the order of the chunks."""
+    everything = processes.gather([reducer.collected for reducer in reducers])
+    for reducer, *parts in zip(reducers, *everything, strict=True) if everything else ():
+        for name in reducer.collected:
+            reducer.collected[name] = [parts[k % len(parts)][name][k // len(parts)] for k in range(chunks)]
 
 
 def minimal_forwards(grid: TimeGrid) -> int:
@@ -233,10 +256,9 @@ def _sweep(ctx: Context, reducers: Sequence[Reducer], start: int) -> int:
     return forwards
 
 
-def _progress(ctx: Context):
+def _progress(ctx: Context, starts: Sequence[int]):
     from tqdm import tqdm
 
-    starts = range(0, ctx.count, ctx.chunk)
     return tqdm(starts, desc=f"measuring {ctx.name}", unit="chunk", disable=None)
 
 

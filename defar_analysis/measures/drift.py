@@ -9,7 +9,7 @@ is 1 for a sampler without error. A ratio of 1 is necessary, not sufficient: it 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pandas as pd
@@ -80,10 +80,11 @@ def changes(energies: Energies, true: np.ndarray, times: np.ndarray, baseline: s
     return end[CHANGES]
 
 
-def sentences(table: pd.DataFrame, baseline: str, reference: str = "") -> str:
+def sentences(table: pd.DataFrame, baseline: str, reference: str = "", others: Sequence[str] = ()) -> str:
     """Sentences on the rows of :func:`changes`: how far the baseline is off, and who moves which band by how much.
 
-    reference: an exact field among the models, if there is one: what steps and the choice of images do by themselves.
+    reference: an exact field among the models, if there is one: what steps and the choice of images do by themselves;
+    others: more of them.
 
     Every number is the table's. They tell of energies, not of quality.
     """
@@ -94,7 +95,11 @@ def sentences(table: pd.DataFrame, baseline: str, reference: str = "") -> str:
     exact = table[table["model"] == reference].set_index("band")
     if not exact.empty:
         said.append(f"The {reference}, an exact field without defect, ends with {_ratios(exact)}.")
-    for name, rows in table[~table["model"].isin([baseline, reference])].groupby("model", sort=False):
+    more = table[table["model"].isin(others)]
+    if not more.empty:
+        parts = (f"{name} {_ratios(rows.set_index('band'))}" for name, rows in more.groupby("model", sort=False))
+        said.append(f"The exact fields of the training images: {'; '.join(parts)}.")
+    for name, rows in table[~table["model"].isin([baseline, reference, *others])].groupby("model", sort=False):
         parts = [_moved(row, row.band) for row in rows[rows["band"] != "dc"].itertuples()]
         said.append(f"{name}: {'; '.join(parts)}.")
     n = int(table["n"].iloc[0])

@@ -35,7 +35,7 @@ MAPS = ["model", "kind", "nfe", "t", "frequency", "value", "low", "high", "n"]
 CURVES = ["model", "kind", "nfe", "t", "magnitude", "magnitude_low", "magnitude_high", "cosine", "cosine_low",
           "cosine_high", "n"]  # fmt: skip
 VERSION = 1  # raise it when the numbers change: kept results are then measured again
-_WORDS = {
+WORDS = {
     "one_step": "Bias of one step that ends at t = {t:g}, as a share of the velocity there",
     "marginal": "Distance of the spectrum of sampled states from the true states' at t = {t:g}",
     "solver": "Distance from a fine solution's state at t = {t:g} from the same noise, as a share of it",
@@ -149,7 +149,7 @@ def tables(found: Mapping[tuple[str, int], Trajectory], size: tuple[int, int]) -
             weights, n = resampling_weights(len(error)), len(error)
             value = np.stack(ratio_interval(error, scale, weights))
             if kind == "marginal":
-                amount = _spectral_distance(error, scale, weights)
+                amount = _distance_interval(error, scale, weights)
             else:
                 value = np.sqrt(value)
                 amount = np.sqrt(np.stack(ratio_interval(error.sum(-1), scale.sum(-1), weights)))
@@ -167,14 +167,15 @@ def _named(names: list[str], values: np.ndarray) -> dict[str, np.ndarray]:
     return {name: part.ravel() for name, part in zip(names, values, strict=True)}
 
 
-def _spectral_distance(sampled: np.ndarray, true: np.ndarray, weights: np.ndarray) -> np.ndarray:
+def spectral_distance(sampled: np.ndarray, true: np.ndarray) -> np.ndarray:
+    """sqrt(sum_r (sqrt(E_r) - sqrt(T_r))^2 / sum_r T_r) of energies by ring, (..., RINGS)."""
+    return np.sqrt(((np.sqrt(sampled) - np.sqrt(true)) ** 2).sum(-1) / true.sum(-1))
+
+
+def _distance_interval(sampled: np.ndarray, true: np.ndarray, weights: np.ndarray) -> np.ndarray:
     """Of (N, S, R) energies: value and ends of the interval, (3, S)."""
-
-    def distance(e: np.ndarray, t: np.ndarray) -> np.ndarray:
-        return np.sqrt(((np.sqrt(e) - np.sqrt(t)) ** 2).sum(-1) / t.sum(-1))
-
-    replicates = distance(weights_mean(weights, sampled), weights_mean(weights, true))
-    return np.stack([distance(sampled.mean(0), true.mean(0)), *np.percentile(replicates, [2.5, 97.5], axis=0)])
+    replicates = spectral_distance(weights_mean(weights, sampled), weights_mean(weights, true))
+    return np.stack([spectral_distance(sampled.mean(0), true.mean(0)), *np.percentile(replicates, [2.5, 97.5], axis=0)])
 
 
 @torch.no_grad()
@@ -219,13 +220,13 @@ def sentences(curves: pd.DataFrame, baseline: str, reference: str = "") -> str:
     few, many = own["nfe"].min(), own["nfe"].max()
     times = (set(rows["t"]) for _, rows in own.groupby("nfe"))
     shared, said = sorted(set.intersection(*times)), []
-    for kind, words in _WORDS.items():
+    for kind, words in WORDS.items():
         # Euler never asks for the velocity at its last time, so a bias there has no effect
         before = shared[-2] if kind == "one_step" and len(shared) > 1 else shared[-1]
         rows = curves[(curves["kind"] == kind) & (curves["t"] == before)].set_index(["model", "nfe"])
         parts = []
         for model in dict.fromkeys(curves["model"]):
-            at = [f"{_magnitude(rows.loc[model, nfe])} by {nfe} steps" for nfe in dict.fromkeys((few, many))]
+            at = [f"{said_magnitude(rows.loc[model, nfe])} by {nfe} steps" for nfe in dict.fromkeys((few, many))]
             parts.append(f"{model}{' (exact, without defect)' * (model == reference)} {' and '.join(at)}")
         said.append(
             f"{words.format(t=before)}: {'; '.join(parts)}. {_direction(rows.loc[baseline, many], baseline, many)}"
@@ -237,7 +238,7 @@ def sentences(curves: pd.DataFrame, baseline: str, reference: str = "") -> str:
     return "\n".join(said)
 
 
-def _magnitude(row) -> str:
+def said_magnitude(row) -> str:
     return f"{row['magnitude']:.3f} [{row['magnitude_low']:.3f}, {row['magnitude_high']:.3f}]"
 
 

@@ -50,12 +50,12 @@ class _Emphasis:
 
     def __init__(self, settings: FEL, ctx: Context) -> None:
         self.settings, self.ctx = settings, ctx
-        self.chunks: list[np.ndarray] = []
+        self.collected: dict[str, list[np.ndarray]] = {"fel": []}
         self.maps = 0
 
     def at_time(self, step: AtTime) -> None:
         if step.index == 0:
-            self.chunks.append(np.zeros((len(step.velocity), len(self.ctx.grid.t0), 2)))
+            self.collected["fel"].append(np.zeros((len(step.velocity), len(self.ctx.grid.t0), 2)))
         self.maps = 0
 
     def at_pair(self, step: AtPair) -> None:
@@ -68,10 +68,10 @@ class _Emphasis:
         masks = saliency_masks(step.target, s.cutoff, s.low, s.high)
         losses = (error.square(), compensated_loss(error, 1 + s.alpha * maps, s.inside_square))
         for i, loss in enumerate(losses):
-            self.chunks[-1][:, step.index, i] = frequency_emphasis(loss.mean(dim=1), *masks).cpu().numpy()
+            self.collected["fel"][-1][:, step.index, i] = frequency_emphasis(loss.mean(dim=1), *masks).cpu().numpy()
 
     def table(self) -> pd.DataFrame:
-        fel = np.concatenate(self.chunks)
+        fel = np.concatenate(self.collected["fel"])
         raw, reweighted = fel[..., 0], fel[..., 1]
         curves = {
             "fel_raw": raw,

@@ -45,27 +45,27 @@ class _Energies:
         self.settings, self.ctx = settings, ctx
         starts, times = len(ctx.grid.t0), len(ctx.grid.times)
         shapes = {"prediction": (times, 3), "target": (times, 3), "bias": (starts, 3), "bias_ratio": (starts, 2)}
-        self.chunks: dict[str, list[np.ndarray]] = {name: [] for name in shapes}
+        self.collected: dict[str, list[np.ndarray]] = {name: [] for name in shapes}
         self.shapes = shapes
 
     def at_time(self, step: AtTime) -> None:
         if step.index == 0:
             for name, shape in self.shapes.items():
-                self.chunks[name].append(np.zeros((len(step.velocity), *shape)))
-        self.chunks["prediction"][-1][:, step.index] = self._energies(step.velocity)
-        self.chunks["target"][-1][:, step.index] = self._energies(step.target)
+                self.collected[name].append(np.zeros((len(step.velocity), *shape)))
+        self.collected["prediction"][-1][:, step.index] = self._energies(step.velocity)
+        self.collected["target"][-1][:, step.index] = self._energies(step.target)
 
     def at_pair(self, step: AtPair) -> None:
         energies = self._energies(step.rollout.bias)
         ends = len(self.ctx.grid.t1[step.index])
-        self.chunks["bias"][-1][:, step.index] += energies
-        self.chunks["bias_ratio"][-1][:, step.index] += np.stack([_ratio(energies, dc) for dc in DC], axis=1) / ends
+        self.collected["bias"][-1][:, step.index] += energies
+        self.collected["bias_ratio"][-1][:, step.index] += np.stack([_ratio(energies, dc) for dc in DC], axis=1) / ends
 
     def after_pairs(self, step: AtTime) -> None:
         pass
 
     def table(self) -> pd.DataFrame:
-        arrays = {name: np.concatenate(parts) for name, parts in self.chunks.items()}
+        arrays = {name: np.concatenate(parts) for name, parts in self.collected.items()}
         arrays["t"] = np.asarray(self.ctx.grid.times)
         table = pfr_table(self.ctx.name, arrays)
         table.attrs["arrays"] = Arrays(arrays)

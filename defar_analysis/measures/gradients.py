@@ -27,7 +27,7 @@ from ..core.rollout import Draw
 from ..errors import DefarError
 from .statistics import LEVEL
 
-BLOCK = 2**18  # gradients' entries whose products are taken at once, in float64
+BLOCK = 2**15  # gradients' entries whose products are taken at once, in float64
 
 
 def terms(interpolant: Interpolant) -> dict[str, Objective]:
@@ -80,23 +80,30 @@ def differentiable(model: nn.Module) -> Iterator[list[nn.Parameter]]:
             p.requires_grad_(flag)
 
 
-def gradients(model: nn.Module, objectives: Mapping[str, Objective], draw: Draw) -> Tensor:
-    """The gradient of each objective's loss with respect to all parameters, flat, (K, P)."""
-    shared, found = Shared(model), []
+def gradients(model: nn.Module, objectives: Mapping[str, Objective], draw: Draw, out: Tensor | None = None) -> Tensor:
+    """The gradient of each objective's loss with respect to all parameters, flat, (K, P); written into `out`, if given.
+
+    Gradients of a million parameters are slow to copy: for many draws give a place for each.
+    """
+    shared = Shared(model)
     with differentiable(model) as parameters, torch.enable_grad():
-        for objective in objectives.values():
+        if out is None:
+            out = parameters[0].new_empty(len(objectives), sum(p.numel() for p in parameters), requires_grad=False)
+        for place, objective in zip(out, objectives.values(), strict=True):
             total = objective(shared, draw).total
             parts = torch.autograd.grad(total, parameters, retain_graph=True, materialize_grads=True, allow_unused=True)
-            found.append(torch.cat([part.flatten() for part in parts]))
-    return torch.stack(found)
+            with torch.no_grad():
+                torch.cat([part.flatten() for part in parts], out=place)
+    return out
 
 
 def inner_products(vectors: Tensor) -> np.ndarray:
     """The Gram matrix (K, M, K, M), float64, of vectors (K, M, P)."""
     k, m, _ = vectors.shape
     total = torch.zeros(k * m, k * m, dtype=torch.float64)
+    room = torch.empty(k * m, BLOCK, dtype=torch.float64)  # one for all blocks: new memory is slow to touch
     for block in vectors.reshape(k * m, -1).split(BLOCK, dim=1):
-        wide = block.double().cpu()
+        wide = room[:, : block.shape[1]].copy_(block)
         total += wide @ wide.T
     return total.reshape(k, m, k, m).numpy()
 
@@ -105,7 +112,11 @@ def gram(model: nn.Module, objectives: Mapping[str, Objective], draws: Sequence[
     """Inner products (K, M, K, M) of the gradients of K objectives on M draws. Raises DefarError for fewer than 2."""
     if len(draws) < 2:
         raise DefarError(f"gradients of {len(draws)} batch have no interval; give at least 2 batches")
-    return inner_products(torch.stack([gradients(model, objectives, draw) for draw in draws], dim=1))
+    first = next(model.parameters())
+    vectors = first.new_empty(len(objectives), len(draws), sum(p.numel() for p in model.parameters()))
+    for m, draw in enumerate(draws):
+        gradients(model, objectives, draw, out=vectors[:, m])
+    return inner_products(vectors)
 
 
 def products(gram: np.ndarray, first: np.ndarray, second: np.ndarray) -> np.ndarray:

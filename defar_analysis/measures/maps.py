@@ -39,11 +39,13 @@ class BiasMaps:
 
 
 class _Maps:
+    names = ("statistics", "map")
+
     def __init__(self, settings: BiasMaps, ctx: Context) -> None:
         self.settings, self.ctx = settings, ctx
         self.wanted = [_nearest(ctx, *pair) for pair in settings.pairs]
-        self.statistics: list[list[np.ndarray]] = [[] for _ in self.wanted]
-        self.shown: list[list[np.ndarray]] = [[] for _ in self.wanted]
+        pairs = range(len(self.wanted))
+        self.collected: dict[tuple[str, int], list[np.ndarray]] = {(name, k): [] for name in self.names for k in pairs}
         self.low = self.high = None
 
     def at_time(self, step: AtTime) -> None:
@@ -59,8 +61,8 @@ class _Maps:
                 heat = l2_norm(bias, 1)
                 rms = bias.square().mean((1, 2, 3)).sqrt()
                 columns = torch.stack([rms, correlation(heat, self.low), correlation(heat, self.high)], dim=1)
-                self.statistics[k].append(columns.double().cpu().numpy())
-                self.shown[k].append(heat.cpu().numpy())
+                self.collected["statistics", k].append(columns.double().cpu().numpy())
+                self.collected["map", k].append(heat.cpu().numpy())
 
     def after_pairs(self, step: AtTime) -> None:
         pass
@@ -68,8 +70,8 @@ class _Maps:
     def table(self) -> pd.DataFrame:
         grid, rows = self.ctx.grid, []
         weights = resampling_weights(self.ctx.count)
-        for (i, j), chunks in zip(self.wanted, self.statistics, strict=True):
-            value, low, high = mean_interval(np.concatenate(chunks), weights)
+        for place, (i, j) in enumerate(self.wanted):
+            value, low, high = mean_interval(np.concatenate(self.collected["statistics", place]), weights)
             for k, quantity in enumerate(("bias_rms", "corr_low_band", "corr_high_band")):
                 pair = (grid.t0[i], grid.t1[i][j])
                 rows.append((self.ctx.name, quantity, *pair, value[k], low[k], high[k], self.ctx.count))
@@ -85,10 +87,11 @@ class _Maps:
         parts = {"images": data, "low_pass": low_pass(data, self.settings.cutoff)}
         parts["high_pass"] = high_pass(data, self.settings.cutoff)
         pictures = {k: self.ctx.codec.decode(v).cpu().permute(0, 2, 3, 1).numpy() for k, v in parts.items()}
+        maps = [np.concatenate(self.collected["map", k])[:count] for k in range(len(self.wanted))]
         labels = self.ctx.batch.labels
         return {
             **pictures,
-            "bias": np.stack([np.concatenate(chunks)[:count] for chunks in self.shown]).astype(np.float16),
+            "bias": np.stack(maps).astype(np.float16),
             "pairs": np.asarray([(grid.t0[i], grid.t1[i][j]) for i, j in self.wanted]),
             "image_index": np.asarray((self.ctx.indices or range(self.ctx.count))[:count]),
             "labels": np.full(count, -1) if labels is None else labels[:count].cpu().numpy(),

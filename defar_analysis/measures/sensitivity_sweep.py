@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from itertools import product
 
 import numpy as np
 import pandas as pd
@@ -14,7 +13,7 @@ from ..core.objectives.weights import compensated_loss, normalized_bias_map
 from ..errors import DefarError
 from .base import Arrays, AtPair, AtTime, Context, measure
 from .radial import radial_energies, radii
-from .spectral import NORMS, frequency_emphasis, saliency_masks
+from .spectral import NORMS, frequency_emphasis, low_pass, top_pixels
 
 FEL_CUTOFFS = (0.15, 0.2, 0.25)  # cycles per pixel
 SHARES = ((0.20, 0.25), (0.25, 0.20), (0.10, 0.125), (0.40, 0.50))  # of pixels that count as salient: low, high
@@ -51,7 +50,7 @@ class _Spectra:
         if len(ends) != 1:
             raise DefarError(f"every t0 needs as many t1 as the others; the grid {ctx.grid.name!r} has {sorted(ends)}")
         self.ctx, self.ends = ctx, ends.pop()
-        self.chunks: dict[str, list[np.ndarray]] = {"prediction": [], "target": [], "bias": []}
+        self.collected: dict[str, list[np.ndarray]] = {"prediction": [], "target": [], "bias": []}
 
     def at_time(self, step: AtTime) -> None:
         found = {"prediction": channel_energies(step.velocity), "target": channel_energies(step.target)}
@@ -59,18 +58,18 @@ class _Spectra:
         if step.index == 0:
             count, *rest = found["prediction"].shape
             for name, shape in (("prediction", (times,)), ("target", (times,)), ("bias", (starts, self.ends))):
-                self.chunks[name].append(np.zeros((count, *shape, *rest)))
+                self.collected[name].append(np.zeros((count, *shape, *rest)))
         for name, energies in found.items():
-            self.chunks[name][-1][:, step.index] = energies
+            self.collected[name][-1][:, step.index] = energies
 
     def at_pair(self, step: AtPair) -> None:
-        self.chunks["bias"][-1][:, step.index, step.end] = channel_energies(step.rollout.bias)
+        self.collected["bias"][-1][:, step.index, step.end] = channel_energies(step.rollout.bias)
 
     def after_pairs(self, step: AtTime) -> None:
         pass
 
     def table(self) -> pd.DataFrame:
-        arrays = {name: np.concatenate(parts) for name, parts in self.chunks.items()}
+        arrays = {name: np.concatenate(parts) for name, parts in self.collected.items()}
         arrays |= {"radii": radii(*self.ctx.batch.data.shape[-2:])[0], "t": np.asarray(self.ctx.grid.times)}
         table = pd.DataFrame({"model": self.ctx.name, "t": arrays["t"], "n": len(arrays["prediction"])})
         table.attrs["arrays"] = Arrays(arrays)
@@ -102,7 +101,7 @@ class Emphases:
 class _Emphases:
     def __init__(self, settings: Emphases, ctx: Context) -> None:
         self.settings, self.ctx = settings, ctx
-        self.chunks: list[np.ndarray] = []
+        self.collected: dict[str, list[np.ndarray]] = {"fel": []}
         self.masks: tuple[Tensor, list] | None = None  # of which target
         self.maps: list = []
 
@@ -110,7 +109,7 @@ class _Emphases:
         s = self.settings
         if step.index == 0:
             shape = (len(s.cutoffs), len(s.shares), len(s.mask_norms), 1 + len(s.bias_norms))
-            self.chunks.append(np.zeros((len(step.velocity), len(self.ctx.grid.t0), *shape)))
+            self.collected["fel"].append(np.zeros((len(step.velocity), len(self.ctx.grid.t0), *shape)))
         self.maps = [0] * len(s.bias_norms)
 
     def at_pair(self, step: AtPair) -> None:
@@ -124,21 +123,26 @@ class _Emphases:
         losses = [loss.mean(dim=1) for loss in losses]
         for place, masks in self._masks(step.target):
             for k, loss in enumerate(losses):
-                self.chunks[-1][(slice(None), step.index, *place, k)] = frequency_emphasis(loss, *masks).cpu().numpy()
+                self.collected["fel"][-1][(slice(None), step.index, *place, k)] = (
+                    frequency_emphasis(loss, *masks).cpu().numpy()
+                )
 
     def _masks(self, target: Tensor) -> list:
         """All masks with their places; on a straight path the target, and so they, are the same at every time."""
         if self.masks is None or not torch.equal(self.masks[0], target):
             s, found = self.settings, []
-            options = (enumerate(part) for part in (s.cutoffs, s.shares, s.mask_norms))
-            for (i, cutoff), (j, shares), (k, norm) in product(*options):
-                found.append(((i, j, k), saliency_masks(target, cutoff, *shares, norm)))
+            lows, highs = zip(*s.shares, strict=True)
+            for i, cutoff in enumerate(s.cutoffs):
+                v_low = low_pass(target, cutoff)
+                for k, norm in enumerate(s.mask_norms):
+                    pairs = zip(top_pixels(v_low, lows, norm), top_pixels(target - v_low, highs, norm), strict=True)
+                    found += [((i, j, k), pair) for j, pair in enumerate(pairs)]
             self.masks = target, found
         return self.masks[1]
 
     def table(self) -> pd.DataFrame:
         t = np.asarray(self.ctx.grid.t0)
-        fel = np.concatenate(self.chunks)
+        fel = np.concatenate(self.collected["fel"])
         table = pd.DataFrame({"model": self.ctx.name, "t": t, "n": len(fel)})
         table.attrs["arrays"] = Arrays(fel=fel, t=t)
         return table

@@ -121,6 +121,26 @@ def invert(
     return sample(field, data, solver, interpolant=path, labels=labels, chunk=chunk)
 
 
+def both_pairings(
+    model: VelocityModel, noise: Tensor, data: Tensor, solver: Euler, back: Heun | None, *,
+    interpolant: Interpolant | None = None, labels: Tensor | None = None, chunk: int = 64,
+) -> tuple[dict[str, np.ndarray], Sample, Sample | None]:  # fmt: skip
+    """Slowed times (S, N) by pairing, of `model` sampled by `solver`; with the last samples, and the inverted noise.
+
+    noise, data (N, C, H, W): the pairs of "class". Without `back`, which goes from data to noise, no "inversion".
+    """
+    path = interpolant or Linear()
+    given = {"interpolant": path, "labels": labels, "chunk": chunk}
+    inverted = None if back is None else invert(model, data, back, **given)
+    starts = {"class": noise} | ({} if inverted is None else {"inversion": inverted.x})
+    found = {}
+    for pairing, start in starts.items():
+        drawn = sample(model, start, solver, save="all", **given)
+        beyond = pairing == "inversion" and isinstance(path, Linear)
+        found[pairing] = slowed_times(drawn.states, start, data, path, beyond=beyond)
+    return found, drawn, inverted
+
+
 def bands(slowed: Slowed, times: np.ndarray) -> pd.DataFrame:
     """COLUMNS over images, for each model, pairing and time of `times` (S,).
 

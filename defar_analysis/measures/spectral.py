@@ -5,6 +5,7 @@ The filters themselves are core.filters', where the training objectives use them
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal
 
 import torch
@@ -60,7 +61,7 @@ def saliency_masks(
         if not 0 < share < 1:
             raise DefarError(f"{name} must be a share of pixels between 0 and 1; got {share}")
     v_low = low_pass(target, cutoff)
-    return _top(v_low, low, norm), _top(target - v_low, high, norm)
+    return top_pixels(v_low, [low], norm)[0], top_pixels(target - v_low, [high], norm)[0]
 
 
 def frequency_emphasis(loss_map: Tensor, low_mask: Tensor, high_mask: Tensor) -> Tensor:
@@ -76,7 +77,12 @@ def frequency_emphasis(loss_map: Tensor, low_mask: Tensor, high_mask: Tensor) ->
     return (loss_map * low_mask).sum((1, 2)) / (loss_map * high_mask).sum((1, 2))
 
 
-def _top(band: Tensor, share: float, norm: ChannelNorm) -> Tensor:
+def top_pixels(band: Tensor, shares: Sequence[float], norm: ChannelNorm = "l2") -> Tensor:
+    """The top share of pixels of each sample of a band (B, C, H, W) by its norm over channels, boolean (S, B, H, W).
+
+    All shares at once: sorting is what takes the time.
+    """
     magnitude = NORMS[norm](band)
-    threshold = torch.quantile(wide(magnitude).flatten(1), 1 - share, dim=1)
-    return magnitude >= threshold[:, None, None]
+    flat = wide(magnitude).flatten(1)
+    quantiles = torch.tensor([1 - share for share in shares], dtype=flat.dtype, device=flat.device)
+    return magnitude >= torch.quantile(flat, quantiles, dim=1)[..., None, None]

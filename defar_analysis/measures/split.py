@@ -55,15 +55,16 @@ class _Losses:
 
     def __init__(self, exact: VelocityModel, ctx: Context) -> None:
         self.exact, self.ctx = exact, ctx
-        self.chunks: list[list[np.ndarray]] = []
+        self.collected: dict[str, list[list[np.ndarray]]] = {"losses": []}
 
     def at_time(self, step: AtTime) -> None:
         if step.index == 0:
-            self.chunks.append([])
+            self.collected["losses"].append([])
         t = torch.full((len(step.x),), step.t, device=step.x.device)
         exact = self.exact(step.x, t, step.batch.labels)
         errors = (step.velocity - step.target, exact - step.target, step.velocity - exact)
-        self.chunks[-1].append(torch.stack([e.double().square().mean((1, 2, 3)) for e in errors], 1).cpu().numpy())
+        losses = torch.stack([e.double().square().mean((1, 2, 3)) for e in errors], 1)
+        self.collected["losses"][-1].append(losses.cpu().numpy())
 
     def at_pair(self, step: AtPair) -> None:
         pass
@@ -72,7 +73,7 @@ class _Losses:
         pass
 
     def table(self) -> pd.DataFrame:
-        losses = np.concatenate([np.stack(times, axis=1) for times in self.chunks])
+        losses = np.concatenate([np.stack(times, axis=1) for times in self.collected["losses"]])
         loss, inherent, excess = (losses[..., k] for k in range(3))
         parts = {"loss": loss, "excess": excess, "rest": loss - inherent - excess}
         weights, t, rows = resampling_weights(len(losses)), np.asarray(self.ctx.grid.times), []

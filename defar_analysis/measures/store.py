@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from ..core.parallel import ALONE, Processes
 from ..errors import DefarError
 from ..files import file_sha256, replaced
 from ..provenance import digest, environment
@@ -25,20 +26,24 @@ class Store:
 
     folder: Path
 
-    def measure(self, measurements: Sequence[Measurement], ctx: Context) -> tuple[dict[str, pd.DataFrame], list[str]]:
+    def measure(
+        self, measurements: Sequence[Measurement], ctx: Context, processes: Processes = ALONE
+    ) -> tuple[dict[str, pd.DataFrame], list[str]]:
         """Tables by measurement name, and the names that had to be measured; those share one sweep.
 
-        Raises DefarError for a context without identity: two models would share one key.
+        Several processes share the sweep; the first one reads and writes the store and gets the tables. Raises
+        DefarError for a context without identity: two models would share one key.
         """
         if not ctx.identity:
             raise DefarError(
                 f"{ctx.name}: a stored result needs Context(identity=...), such as the checkpoint's sha256"
             )
         keys = {m.name: {"version": m.version, "settings": asdict(m), "context": ctx.key_parts()} for m in measurements}
-        tables = {name: self._load(name, key) for name, key in keys.items()}
-        missing = [m for m in measurements if tables[m.name] is None]
+        tables = {name: self._load(name, key) for name, key in keys.items()} if processes.first else {}
+        names = processes.told([name for name, table in tables.items() if table is None])
+        missing = [m for m in measurements if m.name in names]
         if missing:
-            for name, table in measure(missing, ctx).items():
+            for name, table in measure(missing, ctx, processes).items():
                 self._save(name, keys[name], table)
                 tables[name] = table
         return tables, [m.name for m in missing]

@@ -7,14 +7,14 @@ import pandas as pd
 from ..errors import DefarError
 
 
-def sentences(table: pd.DataFrame, weights: pd.DataFrame, changes: pd.DataFrame, baseline: str, method: str) -> str:
-    """Three sentences on :mod:`measures.terms`'s rows: ADR's gradient, FC's weight, and loss beside bias.
+def sentences(table: pd.DataFrame, weights: pd.DataFrame, changes: pd.DataFrame, baseline: str, *methods: str) -> str:
+    """Sentences on :mod:`measures.terms`'s rows: ADR's gradient, FC's weight, and loss beside bias of each method.
 
-    Raises DefarError where the table lacks one of the two models.
+    Raises DefarError where the table lacks one of the models.
     """
-    models = (baseline, method)
+    models = (baseline, *methods)
     said = [_gradients(table, models), _compensation(table, weights, models)]
-    said.append(_loss_and_bias(changes[changes["model"] == method], baseline, method))
+    said += [_loss_and_bias(changes[changes["model"] == method], baseline, method) for method in methods]
     return "\n".join(said)
 
 

@@ -40,28 +40,34 @@ class _Views:
     def __init__(self, ctx: Context) -> None:
         self.ctx, grid = ctx, ctx.grid
         self.pairs = [(i, j) for i, ends in enumerate(grid.t1) for j in range(len(ends))]
-        self.parts = {name: [[] for _ in self.pairs] for name in ("rms", "map", "bias")}
-        self.parts |= {name: [[] for _ in grid.t0] for name in ("prediction", "target")}
+        self.places = dict.fromkeys(("rms", "map", "bias"), range(len(self.pairs)))
+        self.places |= dict.fromkeys(("prediction", "target"), range(len(grid.t0)))
+        self.collected: dict[tuple[str, int], list[np.ndarray]] = {
+            (name, place): [] for name, places in self.places.items() for place in places
+        }
 
     def at_time(self, step: AtTime) -> None:
         if step.index < len(self.ctx.grid.t0):  # the last time starts no pair
-            self.parts["prediction"][step.index].append(radial_energies(step.velocity))
-            self.parts["target"][step.index].append(radial_energies(step.target))
+            self.collected["prediction", step.index].append(radial_energies(step.velocity))
+            self.collected["target", step.index].append(radial_energies(step.target))
 
     def at_pair(self, step: AtPair) -> None:
         place, bias = self.pairs.index((step.index, step.end)), step.rollout.bias
         if not bool(bias.isfinite().all()):
             raise DefarError(f"{self.ctx.name}: the bias at t = {step.t0:.3g}, {step.t1:.3g} is not finite; check it")
-        self.parts["rms"][place].append(bias.square().mean((1, 2, 3)).sqrt().cpu().numpy())
-        self.parts["map"][place].append(l2_norm(bias, 1).float().cpu().numpy())
-        self.parts["bias"][place].append(radial_energies(bias))
+        self.collected["rms", place].append(bias.square().mean((1, 2, 3)).sqrt().cpu().numpy())
+        self.collected["map", place].append(l2_norm(bias, 1).float().cpu().numpy())
+        self.collected["bias", place].append(radial_energies(bias))
 
     def after_pairs(self, step: AtTime) -> None:
         pass
 
     def table(self) -> pd.DataFrame:
         ctx, grid = self.ctx, self.ctx.grid
-        found = {name: np.stack([np.concatenate(chunks) for chunks in lists]) for name, lists in self.parts.items()}
+        found = {
+            name: np.stack([np.concatenate(self.collected[name, place]) for place in places])
+            for name, places in self.places.items()
+        }
         times = [(grid.t0[i], grid.t1[i][j]) for i, j in self.pairs]
         images = ctx.indices or range(ctx.count)
         rows = [(ctx.name, image, *pair) for pair in times for image in images]

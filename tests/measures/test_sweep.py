@@ -1,5 +1,7 @@
 """The shared sweep and its reducers, against direct computation with the public functions."""
 
+import copy
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -16,6 +18,7 @@ from defar_analysis.measures.base import CURVE_COLUMNS, Context, TimeGrid, measu
 from defar_analysis.measures.emphasis import FEL
 from defar_analysis.measures.frequency import PFR, crossings, restoration
 from defar_analysis.measures.maps import BiasMaps, correlation
+from defar_analysis.measures.sensitivity_sweep import Emphases, Spectra
 from defar_analysis.measures.spectral import (
     frequency_emphasis,
     high_pass,
@@ -24,6 +27,7 @@ from defar_analysis.measures.spectral import (
     radial_frequency,
     saliency_masks,
 )
+from defar_analysis.measures.views import BiasViews
 
 GRID = TimeGrid.spaced("test", 3, 2)
 SIZE, COUNT = 16, 6
@@ -227,3 +231,31 @@ def test_tables_with_arrays_can_be_joined():
     tables = [PFR().run(context(name=name)) for name in ("a", "b", "c")]
     assert len(pd.concat(tables)) == sum(map(len, tables))
     assert tables[0].copy().attrs["arrays"] is tables[0].attrs["arrays"]
+
+
+class Rank:
+    """One of several processes that run one after the other: the first comes last and has what the others left."""
+
+    def __init__(self, rank, size, left):
+        self.rank, self.size, self.first, self.left = rank, size, rank == 0, left
+
+    def gather(self, value):
+        self.left.setdefault(self.rank, []).append(copy.deepcopy(value))
+        if not self.first:
+            return []
+        return [self.left[rank][len(self.left[0]) - 1] for rank in range(self.size)]
+
+
+@pytest.mark.parametrize("size", [2, 3, 4])  # of 3 chunks
+def test_processes_that_share_the_images_get_the_tables_of_one(size):
+    everything = [PFR(), FEL(), BiasMaps(), BiasViews(), Spectra(), Emphases()]
+    ctx, left = context(chunk=2), {}
+    alone = measure(everything, ctx)
+    for rank in range(1, size):
+        assert measure(everything, ctx, Rank(rank, size, left)) == {}
+    together = measure(everything, ctx, Rank(0, size, left))
+    for name, table in alone.items():
+        pd.testing.assert_frame_equal(together[name], table, check_exact=True)
+        arrays, theirs = table.attrs["arrays"], together[name].attrs["arrays"]
+        assert arrays.keys() == theirs.keys() and all(np.array_equal(arrays[key], theirs[key]) for key in arrays)
+        assert table.attrs["forwards"] == together[name].attrs["forwards"]
