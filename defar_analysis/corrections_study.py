@@ -16,7 +16,8 @@ from .core.corrections import DCW, DCWHaar, EpsilonScaling, LabelShift, TargetSh
 from .core.guidance import CFG, DiscriminatorGuidance
 from .core.samplers import Correction, Euler, sample
 from .core.seeding import image_noise
-from .experiment import CLASSES, REFERENCE, SEED
+from .exact_fields import EXACT
+from .experiment import CLASSES, SEED
 from .measures.base import Arrays
 from .measures.drift import VERSION, changes, drift, state_energies, true_energies
 
@@ -62,7 +63,7 @@ METHODS = {
     "TS target 0.005": Method(correction=TargetShift(window=0.005)),
     "DCW 0.005": Method(correction=DCW(0.005)),
     "DCW Haar 0.01": Method(correction=DCWHaar(low=0.01, high=0.01)),
-    REFERENCE: Method(REFERENCE),  # a field without defect: what remains is steps and chance; no pictures of it
+    **{name: Method(name) for name in EXACT},  # without defect: what remains is steps and chance; no pictures of them
 }
 # The same on the other shipped checkpoint.
 ON_DEFAR = {"DEFAR": METHODS["DEFAR"]} | {
@@ -88,13 +89,14 @@ STUDIES = {"tiny": Study(steps=3, images=8, chunk=8), "quick": Study(), "full": 
 def build(experiment: Experiment) -> Artefact:
     """Every method's samples from one noise, labelled as the test images that they are measured against."""
     study = STUDIES[experiment.profile]
-    plain = {name: method for name, method in METHODS.items() if name != REFERENCE}
-    methods = plain | discriminator_guidance(experiment, BASELINE) | {REFERENCE: METHODS[REFERENCE]}
+    exact = {name: METHODS[name] for name in EXACT}
+    plain = {name: method for name, method in METHODS.items() if name not in EXACT}
+    methods = plain | discriminator_guidance(experiment, BASELINE) | exact
     on_defar = ON_DEFAR | discriminator_guidance(experiment, "DEFAR")
     every_method = methods | on_defar
     identities = {name: experiment._identity(name) for name in dict.fromkeys(m.checkpoint for m in methods.values())}
     batch = experiment.test_images.batch(range(study.images), device=experiment.device)
-    pictured = [name for name in every_method if name != REFERENCE]
+    pictured = [name for name in every_method if name not in EXACT]
     shown = first_of_each_class(batch.labels.tolist(), PICTURES // len(pictured))
     measured = {}
     for name, method in every_method.items():
@@ -160,9 +162,9 @@ def first_of_each_class(labels: list[int], count: int) -> list[int]:
 
 def _measure(experiment: Experiment, method: Method, study: Study, batch: Batch, shown: list[int]) -> pd.DataFrame:
     """One row with the cost for each image; in attrs, energies (S, N, 3) of all states and the pictures of `shown`."""
-    exact = method.checkpoint == REFERENCE
+    exact = method.checkpoint in EXACT
     checkpoint = experiment.checkpoint(BASELINE if exact else method.checkpoint)
-    model = experiment.reference if exact else checkpoint.model
+    model = experiment.field(method.checkpoint)
     field = model if method.wrap is None else method.wrap(model)
     rows = 0
 

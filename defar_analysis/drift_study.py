@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -18,10 +19,13 @@ from .measures.drift_maps import VERSION, Trajectory, fine_states, tables, traje
 
 if TYPE_CHECKING:
     from .core.datasets import Batch
+    from .core.interpolants import Interpolant
+    from .core.rollout import VelocityModel
     from .experiment import Experiment
 
 ID, BASELINE = "drift", "SiT"
 MODELS = (*SHIPPED, GAUSSIAN, EMPIRICAL)
+Field = Callable[[], "tuple[VelocityModel, Interpolant]"]  # loads it where it is needed
 
 
 @dataclass(frozen=True)
@@ -46,22 +50,11 @@ def build(experiment: Experiment) -> Artefact:
     study = STUDIES[experiment.profile]
     identities = {name: experiment._identity(name) for name in MODELS}
     batch = experiment.test_images.batch(range(study.images), device=experiment.device)
-    found = {}
-    for name in MODELS:
-        key = {
-            "version": VERSION, "study": asdict(study), "seed": SEED,
-            "test_data_sha256": experiment.test_images.hash, "device": experiment.device.type, **identities[name],
-        }  # fmt: skip
-        table, new = experiment.store.keep("drift", key, partial(_measure, experiment, name, study, batch))
-        experiment.measured += [f"drift of {name}"] if new else []
-        for nfe in study.nfes:
-            arrays = {k.partition("/")[2]: v for k, v in table.attrs["arrays"].items() if k.startswith(f"{nfe}/")}
-            found[name, nfe] = Trajectory.of(arrays)
+    found = drifts(experiment, study, {name: partial(field, experiment, name) for name in MODELS}, identities, batch)
     maps, curves = tables(found, batch.data.shape[-2:])
     provenance: dict[str, Any] = {
         "profile": experiment.profile,
-        "note": f"Euler by {', '.join(map(str, study.nfes))} steps beside Heun by {study.fine}, {study.images} test "
-        f"images of CIFAR-10 with their labels, seed {SEED}; profile {experiment.profile}",
+        "note": f"{told(study)}; profile {experiment.profile}",
         "models": identities,
         "test_data_sha256": experiment.test_images.hash,
         "classes": CLASSES,
@@ -73,12 +66,42 @@ def build(experiment: Experiment) -> Artefact:
     return Artefact(ID, maps, {"curves": curves}, {}, provenance, folder)
 
 
-def _measure(experiment: Experiment, name: str, study: Study, batch: Batch) -> pd.DataFrame:
+def told(study: Study) -> str:
+    """What was measured on what, for a figure's note."""
+    return (
+        f"Euler by {', '.join(map(str, study.nfes))} steps beside Heun by {study.fine}, {study.images} test "
+        f"images of CIFAR-10 with their labels, seed {SEED}"
+    )
+
+
+def field(experiment: Experiment, name: str) -> tuple[VelocityModel, Interpolant]:
+    """A shipped network or an exact field, and the path that it is sampled on."""
+    return experiment.field(name), experiment.checkpoint(BASELINE if name in EXACT else name).interpolant
+
+
+def drifts(
+    experiment: Experiment, study: Study, fields: Mapping[str, Field], identities: Mapping[str, Any], batch: Batch
+) -> dict[tuple[str, int], Trajectory]:
+    """(model, steps) -> its drift, with the same images, labels and noise for all; kept in results/."""
+    found = {}
+    for name, load in fields.items():
+        key = {
+            "version": VERSION, "study": asdict(study), "seed": SEED,
+            "test_data_sha256": experiment.test_images.hash, "device": experiment.device.type, **identities[name],
+        }  # fmt: skip
+        table, new = experiment.store.keep("drift", key, partial(_measure, experiment, name, load, study, batch))
+        experiment.measured += [f"drift of {name}"] if new else []
+        for nfe in study.nfes:
+            arrays = {k.partition("/")[2]: v for k, v in table.attrs["arrays"].items() if k.startswith(f"{nfe}/")}
+            found[name, nfe] = Trajectory.of(arrays)
+    return found
+
+
+def _measure(experiment: Experiment, name: str, load: Field, study: Study, batch: Batch) -> pd.DataFrame:
     """One row with the model's name; in attrs, the arrays of each number of steps, named "nfe/..."."""
-    path = experiment.checkpoint(BASELINE if name in EXACT else name).interpolant
+    model, path = load()
     noise = image_noise(SEED, range(study.images), batch.data.shape[1:]).to(experiment.device)
     given: dict[str, Any] = {"interpolant": path, "labels": batch.labels, "chunk": study.chunk}
-    model = experiment.field(name)
     fine = fine_states(model, noise, study.fine, **given)
     arrays = {}
     for nfe in study.nfes:

@@ -6,18 +6,16 @@ from dataclasses import asdict, dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import pandas as pd
 import torch
 
 from .catalog import Artefact, figures_folder
-from .core.interpolants import Linear
-from .core.samplers import Euler, Heun, sample
+from .core.samplers import Euler, Heun
 from .core.seeding import image_noise
 from .exact_fields import EXACT, GAUSSIAN
 from .experiment import CLASSES, SEED, SHIPPED
 from .measures.base import Arrays
-from .measures.slow_flow import PAIRINGS, VERSION, bands, changes, invert, slowed_times
+from .measures.slow_flow import PAIRINGS, VERSION, bands, both_pairings, changes
 from .paper import paper_values, selected
 
 if TYPE_CHECKING:
@@ -94,18 +92,10 @@ def _measure(experiment: Experiment, name: str, study: Study, batch: Batch) -> p
     checkpoint = experiment.checkpoint(BASELINE if name in EXACT else name)
     model, path = experiment.field(name), checkpoint.interpolant
     given: dict[str, Any] = {"interpolant": path, "labels": batch.labels, "chunk": study.chunk}
-    solver, back = Euler(study.steps), Heun(study.steps)
-    free = image_noise(SEED, range(study.images), checkpoint.shape).to(experiment.device)
-    starts, cost = {"class": free}, {}
-    if name not in EXACT or name == GAUSSIAN:
-        inverted = invert(model, batch.data, back, **given)
-        starts["inversion"] = inverted.x
-        cost |= {"inversion_nfe": inverted.nfe, STD: float(inverted.x.double().std())}
-    found: dict[str, np.ndarray] = {}
-    for pairing, noise in starts.items():
-        drawn = sample(model, noise, solver, save="all", **given)
-        beyond = pairing == "inversion" and isinstance(path, Linear)
-        found[pairing] = slowed_times(drawn.states, noise, batch.data, path, beyond=beyond)
+    noise = image_noise(SEED, range(study.images), checkpoint.shape).to(experiment.device)
+    back = Heun(study.steps) if name not in EXACT or name == GAUSSIAN else None
+    found, drawn, inverted = both_pairings(model, noise, batch.data, Euler(study.steps), back, **given)
+    cost = {} if inverted is None else {"inversion_nfe": inverted.nfe, STD: float(inverted.x.double().std())}
     table = pd.DataFrame([{**cost, "nfe": drawn.nfe}])
     table.attrs["arrays"] = Arrays(found)
     return table

@@ -14,9 +14,9 @@ import torch
 from .catalog import Artefact, figures_folder
 from .core.datasets import Batch
 from .core.interpolants import Interpolant, Linear
-from .core.rollout import Draw
+from .core.rollout import Draw, VelocityModel
 from .core.seeding import generator_for, image_noise
-from .experiment import METHODS, REFERENCE, SEED
+from .experiment import REFERENCE, SEED, SHIPPED
 from .measures.base import Arrays
 from .measures.gradients import gram, terms
 from .measures.terms import (
@@ -61,7 +61,7 @@ STUDIES = {
 def build(experiment: Experiment) -> Artefact:
     """Gradients, weights, losses and biases in bins of t0, with the same images, labels, noise and times for all."""
     study = STUDIES[experiment.profile]
-    names = (*METHODS, REFERENCE)
+    names = (*SHIPPED, REFERENCE)
     identities = {name: experiment._identity(name) for name in names}
     measured = {}
     for name in names:
@@ -74,20 +74,20 @@ def build(experiment: Experiment) -> Artefact:
         experiment.measured += [f"terms of {name}"] if new else []
 
     edges, coarse = bins(study.bins), bins(study.gradient_bins)
-    rows = [gradient_rows(name, measured[name]["gram"], TERMS, coarse) for name in METHODS]
+    rows = [gradient_rows(name, measured[name]["gram"], TERMS, coarse) for name in SHIPPED]
     tables = {
         "changes": changes(measured, edges, BASELINE),
         "curves": curves(measured, edges),
         "weights": pd.concat([weight_rows(name, measured[name], edges) for name in names], ignore_index=True),
     }
-    arrays = {"images": np.stack([measured[name]["maps"] for name in METHODS]).astype(np.float16)[..., None]}
+    arrays = {"images": np.stack([measured[name]["maps"] for name in SHIPPED]).astype(np.float16)[..., None]}
     provenance: dict[str, Any] = {
         "profile": experiment.profile,
         "note": f"gradients: {study.batches} batches of {study.batch} test images of CIFAR-10 in each of "
         f"{study.gradient_bins} bins of t0; the rest: {study.images} images in each of {study.bins}; seed {SEED}; "
         f"profile {experiment.profile}",
         "models": identities,
-        "methods": list(METHODS),
+        "methods": list(SHIPPED),
         "batch": study.batch,
         "terms": {
             "fm": "L_FM(t0)", "fc": "L_FC, default reading of Eq. 15", "fc_strong": "L_FC with bias_norm mean",
@@ -117,7 +117,7 @@ def _measure(experiment: Experiment, name: str, study: Study) -> pd.DataFrame:
     """One row; in attrs, the arrays that `measures.terms` reads, and for a network the Gram matrices."""
     checkpoint = experiment.checkpoint(BASELINE if name == REFERENCE else name)
     model, path = experiment.field(name), checkpoint.interpolant
-    found = _forwards(experiment, model, path, study)
+    found = from_forwards(experiment, model, path, study)
     if name != REFERENCE:
         draws = []
         edges = bins(study.gradient_bins)
@@ -130,7 +130,9 @@ def _measure(experiment: Experiment, name: str, study: Study) -> pd.DataFrame:
     return table
 
 
-def _forwards(experiment: Experiment, model, path: Interpolant, study: Study, chunk: int = 64) -> dict[str, np.ndarray]:
+def from_forwards(
+    experiment: Experiment, model: VelocityModel, path: Interpolant, study: Study, chunk: int = 64
+) -> dict[str, np.ndarray]:
     """Loss, bias and weights in every bin; maps: the mean of (w - 1) over its own mean, in MAPS bins."""
     edges, found = bins(study.bins), []
     for low, high in pairwise(edges):

@@ -9,6 +9,7 @@ from defar_analysis.core.discriminators import DiscriminatorCard, save_discrimin
 from defar_analysis.core.networks import SiT
 from defar_analysis.core.networks.discriminator import ConvDiscriminator
 from defar_analysis.core.samplers import Euler, sample
+from defar_analysis.exact_fields import EXACT
 from defar_analysis.experiment import Experiment
 
 pytestmark = [pytest.mark.real_data, pytest.mark.usefixtures("few_images_to_fit")]
@@ -23,14 +24,14 @@ def test_rows_costs_and_pictures(shipped_project, monkeypatch):
     changes = artefact.tables["changes"]
     assert (changes["nfe"] == 3).all() and (changes["t"] == 1).all()
     assert dict(zip(changes["model"], changes["forwards"], strict=True)) == {
-        name: {"CFG 1.5": 6, study.REFERENCE: 0}.get(name, 3) for name in study.METHODS
+        name: {"CFG 1.5": 6, **dict.fromkeys(EXACT, 0)}.get(name, 3) for name in study.METHODS
     }
     on_defar = artefact.tables["changes_defar"]
     assert list(dict.fromkeys(on_defar["model"])) == list(study.ON_DEFAR) and len(study.ON_DEFAR) == 7
     assert (on_defar.loc[on_defar["model"] == "DEFAR", "percent"] == 0).all()
     others = on_defar.loc[on_defar["model"] != "DEFAR", "percent"].abs()
     assert (others < 1000).all() and (others > 0).sum() > 6
-    assert artefact.arrays["samples"].shape == (len(experiment.measured) - 1, 2, 32, 32, 3)
+    assert artefact.arrays["samples"].shape == (len(experiment.measured) - len(EXACT), 2, 32, 32, 3)
     assert len(set(artefact.arrays["labels"])) == 2
 
     # plain SiT's row is the sampler's own images

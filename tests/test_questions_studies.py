@@ -7,10 +7,11 @@ import numpy as np
 import pytest
 import torch
 
-from defar_analysis import drift_study, exact_fields, split_study
+from defar_analysis import drift_methods_study, drift_study, exact_fields, split_study
 from defar_analysis.core.networks import SiT
 from defar_analysis.experiment import SHIPPED, Experiment
 from defar_analysis.measures.drift_maps import KINDS, RINGS
+from defar_analysis.measures.slow_split import QUANTITIES as SLOWED
 
 pytestmark = [pytest.mark.real_data, pytest.mark.usefixtures("few_images_to_fit")]
 
@@ -38,11 +39,32 @@ def test_drift_of_every_model_kind_and_number_of_steps(shipped_project, monkeypa
     assert drift_study.build(Experiment(shipped_project, "tiny", "cpu")).table.equals(maps)  # all from results/
 
 
+def test_drift_of_the_methods_and_its_changes_against_sit(shipped_project, monkeypatch, refuses):
+    experiment = Experiment(shipped_project, "tiny", "cpu")
+    artefact = drift_methods_study.build(experiment)
+    curves, paired = (artefact.tables[name] for name in drift_methods_study.TABLES)
+    names = ["SiT", "DEFAR", *drift_methods_study.REFERENCES]
+    assert experiment.measured == [f"drift of {name}" for name in names] and set(curves["model"]) == set(names)
+    assert set(paired.groupby(["model", "kind", "nfe"]).groups) == set(itertools.product(names[1:], KINDS, (2, 4)))
+    assert list(artefact.provenance["models"])[:2] == ["SiT, cifar10-sit", "DEFAR, cifar10-defar"]
+    ends = curves[curves["t"] == 1].set_index(["model", "kind", "nfe"])["magnitude"]
+    change = paired.set_index(["model", "kind", "nfe"])["percent"]
+    wanted = 100 * (ends["DEFAR", "solver", 4] / ends["SiT", "solver", 4] - 1)
+    assert change["DEFAR", "solver", 4] == pytest.approx(wanted, abs=1e-6)
+    forbid_networks(monkeypatch)
+    assert drift_methods_study.build(Experiment(shipped_project, "tiny", "cpu")).tables["paired"].equals(paired)
+    for profile, parts in (("full", ("fm-1/checkpoint", "run.py fm")), ("quick", ("--only driftmethods",))):
+        refuses(lambda p=profile: drift_methods_study.build(Experiment(shipped_project, p, "cpu")), *parts)
+
+
 def test_the_split_of_the_smallest_profile_and_what_it_keeps(shipped_project, monkeypatch, refuses):
     experiment = Experiment(shipped_project, "tiny", "cpu")
     artefact = split_study.build(experiment)
     table = artefact.table
-    assert list(dict.fromkeys(table["model"])) == ["FM", "DEFAR"] and (table["n"] == 8).all()
+    assert list(dict.fromkeys(table["model"])) == ["FM", "DEFAR"]
+    slow = table["quantity"].isin(SLOWED)
+    assert (table[~slow]["n"] == 8).all() and (table[slow]["n"] == 4).all()
+    assert set(table[slow]["quantity"]) == set(SLOWED) and table[slow]["t"].nunique() == 4
     np.testing.assert_allclose(table["measured"], table["inherent"] + table["of_model"], rtol=1e-6, atol=1e-9)
     assert (table[table["quantity"] == "excess"]["measured"] > 0).all()
     forbid_networks(monkeypatch)

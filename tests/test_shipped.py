@@ -16,6 +16,7 @@ from defar_analysis.core.datasets import cifar10
 from defar_analysis.core.oracles import GaussianFlow
 from defar_analysis.core.recipes import load_recipe
 from defar_analysis.core.seeding import image_noise
+from defar_analysis.exact_fields import EXACT
 from defar_analysis.experiment import METHODS, SHIPPED
 from defar_analysis.measures.drift import sentences
 
@@ -139,7 +140,7 @@ def executed_outputs(id: str, pictures: int) -> tuple[dict, catalog.Artefact]:
 def test_the_executed_corrections_say_what_the_committed_table_says():
     outputs, artefact = executed_outputs("corrections", pictures=2)
     said = "".join(outputs["sentences"][0]["text"])
-    on_sit = sentences(artefact.tables["changes"], "SiT", "Gaussian reference")
+    on_sit = sentences(artefact.tables["changes"], "SiT", EXACT[0], EXACT[1:])
     assert said.strip() == on_sit + "\n\n" + sentences(artefact.tables["changes_defar"], "DEFAR")
     assert set(artefact.tables["changes"]["band"]) == {"dc", "low", "high"}
 

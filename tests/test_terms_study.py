@@ -7,22 +7,22 @@ import torch
 from defar_analysis import terms_study as study
 from defar_analysis.core.networks import SiT
 from defar_analysis.core.objectives import FlowMatching
-from defar_analysis.experiment import METHODS, Experiment
+from defar_analysis.experiment import SHIPPED, Experiment
 from defar_analysis.measures.gradients import differentiable
 
 pytestmark = [pytest.mark.real_data, pytest.mark.usefixtures("few_images_to_fit")]
 
 
-def test_tables_of_both_networks_and_the_reference(shipped_project, monkeypatch):
+def test_tables_of_every_network_and_the_reference(shipped_project, monkeypatch):
     experiment = Experiment(shipped_project, "tiny", "cpu")
     artefact = study.build(experiment)
-    names = [*METHODS, study.REFERENCE]
+    names = [*SHIPPED, study.REFERENCE]
     assert experiment.measured == [f"terms of {name}" for name in names]
     table, tables = artefact.table, artefact.tables
-    assert set(table["model"]) == set(METHODS) and (table["n"] == 3).all() and set(table["t"]) == {0.5}
+    assert set(table["model"]) == set(SHIPPED) and (table["n"] == 3).all() and set(table["t"]) == {0.5}
     assert list(dict.fromkeys(tables["weights"]["model"])) == names and set(tables["curves"]["model"]) == set(names)
     assert set(tables["changes"]["model"]) == set(names[1:])
-    assert artefact.arrays["images"].shape == (2, 2, 32, 32, 1)
+    assert artefact.arrays["images"].shape == (3, 2, 32, 32, 1)
     np.testing.assert_allclose(artefact.arrays["images"].astype(float).mean(axis=(2, 3)), 1, atol=1e-2)
 
     # SiT's norm of FM's gradient is that of the objective on the study's own draws

@@ -90,11 +90,12 @@ STUDIES = (
         "corrections", "training-free methods that the paper cites",
         "What training-free corrections do to drift and samples",
         "Energy of sampled states over that of true noisy test images, along sampling, in the low (a) and the high "
-        "band (b): 1 is no drift. Dashed black: the exact field of a Gaussian with the data's mean and spectrum; it "
-        "has no defect and yet reads below 1, by Euler's steps and by these images being a few of many. How much each "
-        "method changes the samples' energy against plain SiT, paired by image (c), and samples of all methods, a row "
-        "from one noise and label (d). Shaded and bars: 95 % bootstrap over images. More or less energy is not better "
-        "or worse images: no quality metric is measured here.",
+        "band (b): 1 is no drift. Dashed black: the exact field of a Gaussian with the data's mean and spectrum; grey: "
+        "those of the training images, which memorize them. None has a defect, and yet they do not read 1, by Euler's "
+        "steps and by these images being a few of many. How much each method changes the samples' energy against plain "
+        "SiT, paired by image (c), and samples of all methods, a row from one noise and label (d). Shaded and bars: "
+        "95 % bootstrap over images. More or less energy is not better or worse images: no quality metric is measured "
+        "here.",
         built_by("corrections_study"), _plot_corrections, ("changes", "changes_defar"),
     ),
     Figure(

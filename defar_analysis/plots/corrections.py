@@ -12,10 +12,23 @@ from matplotlib.figure import Figure, SubFigure
 
 from ..errors import DefarError
 from .plane_idea import small_print
-from .style import PAPER, REFERENCE, Style, applied, interval_curve, labelled, pick, require, select, time_axis
+from .style import (
+    MEMORIES,
+    PAPER,
+    REFERENCE,
+    Style,
+    applied,
+    interval_curve,
+    labelled,
+    pick,
+    require,
+    select,
+    time_axis,
+)
 
 COLUMNS = ("model", "band", "t", "value", "low", "high", "n")
 CHANGES = ("model", "band", "percent", "percent_low", "percent_high", "nfe", "forwards")
+EXACT = (REFERENCE, *MEMORIES)  # fields without defect, which have no pictures
 BASELINE, OTHER = "SiT", "DEFAR"  # a correction of the second is called "... on DEFAR"
 # Colours by kind, whatever the setting; none of a model of the paper.
 _KINDS = {"CFG": "#117733", "ES": "#AA4499", "TS label": "#44AA99", "TS target": "#332288", "DCW Haar": "#882255",
@@ -77,12 +90,12 @@ def draw_curves(figure: Figure | SubFigure, df: pd.DataFrame, changes: pd.DataFr
 
 
 def _models(df: pd.DataFrame, baseline: str) -> list[str]:
-    """The table's models that are drawn beside `baseline`, itself first and the reference last."""
+    """The table's models that are drawn beside `baseline`, itself first and exact fields last."""
     names = list(dict.fromkeys(df["model"]))
     other = [name for name in names if name.endswith(f" on {OTHER}")]
     if baseline == BASELINE:
         return [name for name in names if name not in other]
-    return [baseline, *other, *(name for name in names if name == REFERENCE)]
+    return [baseline, *other, *(name for name in names if name in EXACT)]
 
 
 def _draw_drift(axes: Sequence[Axes], df: pd.DataFrame, style: Style, baseline: str, letters: str, where: str) -> None:
@@ -101,7 +114,7 @@ def _draw_drift(axes: Sequence[Axes], df: pd.DataFrame, style: Style, baseline: 
 
 
 def _draw_changes(ax: Axes, changes: pd.DataFrame, style: Style, baseline: str, title: str) -> None:
-    names = [name for name in dict.fromkeys(changes["model"]) if name not in (baseline, REFERENCE)]
+    names = [name for name in dict.fromkeys(changes["model"]) if name not in (baseline, *EXACT)]
     if not names:
         raise DefarError(f"the changes have no model beside {baseline!r}")
     for k, name in enumerate(reversed(names)):
@@ -120,10 +133,10 @@ def _draw_changes(ax: Axes, changes: pd.DataFrame, style: Style, baseline: str, 
 
 def draw_samples(figure: Figure | SubFigure, df: pd.DataFrame, arrays: Mapping[str, np.ndarray],
                  style: Style = PAPER, names: Sequence[str] = (), letter: str = "") -> None:  # fmt: skip
-    """arrays["samples"] (M, K, H, W, 3) in the table's order of models (the reference has none): column = correction,
+    """arrays["samples"] (M, K, H, W, 3) in the table's order of models (exact fields have none): column = correction,
     none in the first; row = checkpoint, noise and label."""
     samples, labels = pick(arrays, "samples"), pick(arrays, "labels")
-    models = [name for name in dict.fromkeys(df["model"]) if name != REFERENCE]
+    models = [name for name in dict.fromkeys(df["model"]) if name not in EXACT]
     if samples.ndim != 5 or len(samples) != len(models) or samples.shape[1] != len(labels):
         raise DefarError(f"{len(models)} models and {len(labels)} labels, but 'samples' has shape {samples.shape}")
     made = dict.fromkeys(name.removesuffix(f" on {OTHER}") for name in models if name not in (BASELINE, OTHER))

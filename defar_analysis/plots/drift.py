@@ -47,7 +47,7 @@ def plot(maps: pd.DataFrame, curves: pd.DataFrame, style: Style = PAPER, *, note
             axes[1, column].axhline(0, color="#999999", linewidth=0.6, zorder=0)
             time_axis(axes[1, column], "t")
         for letter, block, kind in zip("def", blocks, TITLES, strict=True):
-            _draw_block(figure, block, select(maps, "the drift maps", kind=kind), kind, letter, models, nfes, style)
+            draw_block(figure, block, select(maps, "the drift maps", kind=kind), kind, letter, models, nfes, style)
         handles = [Line2D([], [], label=name, **style.line(name)) for name in models]
         handles += [Line2D([], [], color="#555555", marker=m, linestyle="none", markersize=3, label=f"{nfe} steps")
                     for nfe, m in zip(nfes, _MARKS, strict=False)]  # fmt: skip
@@ -96,8 +96,9 @@ def scale_of(maps: pd.DataFrame, kind: str) -> Normalize:
     return LogNorm(_LEAST, max(float(values.max()), 2 * _LEAST))
 
 
-def _draw_block(figure: Figure, block, maps: pd.DataFrame, kind: str, letter: str, models: list[str], nfes: list[int],
-                style: Style) -> None:  # fmt: skip
+def draw_block(figure: Figure, block, maps: pd.DataFrame, kind: str, letter: str, models: list[str], nfes: list[int],
+               style: Style = PAPER) -> None:  # fmt: skip
+    """The maps of one kind: a row for each number of steps, a column for each model."""
     part = figure.add_subfigure(block)
     part.suptitle(f"({letter}) {TITLES[kind]}", x=0.01, ha="left", fontsize=style.font)
     part.supylabel("cycles / pixel", fontsize=style.small_font)
@@ -107,7 +108,7 @@ def _draw_block(figure: Figure, block, maps: pd.DataFrame, kind: str, letter: st
         for ax, name in zip(row, models, strict=True):
             drawn = draw_map(ax, maps[(maps["model"] == name) & (maps["nfe"] == nfe)], kind, norm)
             if nfe == nfes[0]:
-                ax.set_title(name, fontsize=style.small_font)
+                ax.set_title(_in_lines(name, len(models)), fontsize=style.small_font)
         row[0].set_ylabel(f"{nfe} steps", fontsize=style.small_font)
     for ax in axes[-1]:
         ax.set_xlabel("t", fontsize=style.small_font, labelpad=1)
@@ -115,3 +116,8 @@ def _draw_block(figure: Figure, block, maps: pd.DataFrame, kind: str, letter: st
     if kind != "marginal":
         bar.set_ticks([10.0**k for k in range(-3, 1)])
     bar.set_label(BARS[kind], fontsize=style.small_font)
+
+
+def _in_lines(name: str, models: int) -> str:
+    """An exact field's name in two lines where many columns leave it no room."""
+    return name.replace(", ", ",\n").replace(" reference", "\nreference") if models > 6 else name

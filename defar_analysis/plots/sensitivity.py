@@ -36,8 +36,8 @@ def plot(df: pd.DataFrame, verdicts: pd.DataFrame, style: Style = PAPER, *, note
     """
     require(df, COLUMNS, "the table of statements")
     with applied(style):
-        figure = Figure(figsize=(7.0, 6.4), layout="constrained")
-        upper, lower = figure.add_gridspec(2, 1, height_ratios=(1.55, 1))
+        figure = Figure(figsize=(7.0, 3.4 + 0.19 * len(verdicts)), layout="constrained")
+        upper, lower = figure.add_gridspec(2, 1, height_ratios=(0.19 * len(verdicts), 2.0))
         ax = figure.add_subplot(upper)
         draw_shares(ax, verdicts, style)
         ax.set_title("(a) Settings under which each statement holds", loc="left")
@@ -114,7 +114,7 @@ def draw_gains(ax: Axes, df: pd.DataFrame, style: Style = PAPER) -> None:
         for j, (norm, marker) in enumerate(MARKERS.items()):
             own = rows[(rows["model"] == model) & (rows["mask_norm"] == norm)]
             at = [shares.index(pair) for pair in zip(own["low_share"], own["high_share"], strict=True)]
-            at = np.array(at) + 0.26 * (k - (len(models) - 1) / 2) + 0.07 * (j - 1)
+            at = np.array(at) + 0.8 / len(models) * (k - (len(models) - 1) / 2 + 0.27 * (j - 1))
             colour = style.colour(model)
             ax.vlines(at, own["low"], own["high"], color=colour, linewidth=0.8)
             ax.plot(at, own["value"], marker=marker, markersize=2.6, color=colour, linestyle="none",

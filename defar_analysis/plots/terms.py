@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from string import ascii_lowercase
 
 import numpy as np
 import pandas as pd
@@ -33,28 +34,35 @@ T0 = "$t_0$  (0 noise, 1 data)"
 def plot(df: pd.DataFrame, weights: pd.DataFrame, changes: pd.DataFrame, arrays: Mapping[str, np.ndarray],
          models: Sequence[str] = ("SiT", "DEFAR"), edges: Sequence = (), style: Style = PLANE, *,
          note: str = "") -> Figure:  # fmt: skip
-    """Cosines with FM's gradient for each of two networks (a, b), FC's weight (c), loss and bias (d), mean maps (e).
+    """A panel of cosines with FM's gradient for each network, then FC's weight, loss and bias, and mean maps.
 
     df, weights, changes: tables of `measures.terms`; arrays: images (models, maps, H, W, 1), mean maps of w - 1;
     edges: the bins of t0 (maps, 2). Raises DefarError for tables without one of the columns.
     """
     require(df, COLUMNS, "the table of gradients")
     with applied(style):
-        figure = Figure(figsize=(7.0, 7.1), layout="constrained")
-        upper, lower = figure.subfigures(2, 1, height_ratios=(2.6, 1))
-        axes = upper.subplots(2, 2)
-        for ax, model, letter in zip(axes[0], models, "ab", strict=True):
+        figure = Figure(figsize=(7.0, 5.4 + 0.9 * len(models)), layout="constrained")
+        upper, lower = figure.subfigures(2, 1, height_ratios=(5.3, 0.1 + 0.9 * len(models)))
+        above, below = upper.add_gridspec(2, 1)
+        letters = iter(ascii_lowercase)
+        cosines = above.subgridspec(1, len(models)).subplots(sharey=True, squeeze=False)[0]
+        for ax, model in zip(cosines, models, strict=True):
             draw_cosines(ax, df, model, style)
-            ax.set_title(f"({letter}) Gradients at {model}'s weights", loc="left")
-        draw_weights(axes[1, 0], weights, style)
-        axes[1, 0].set_title("(c) Where FC's weight varies", loc="left")
-        draw_changes(axes[1, 1], changes, models[0], style)
-        axes[1, 1].set_title(f"(d) Loss and bias against {models[0]}", loc="left")
-        upper.legend(handles=_handles(style), loc="outside lower center", ncols=4, columnspacing=1.2, handlelength=2.0)
-        draw_maps(lower, pick(arrays, "images")[..., 0], models, edges, style)
+            ax.set_ylabel("cosine with FM's gradient" if ax is cosines[0] else "")
+            ax.set_title(f"({next(letters)}) Gradients at {model}'s", loc="left")
+        left, right = below.subgridspec(1, 2).subplots()
+        draw_weights(left, weights, style)
+        where, against = next(letters), next(letters)
+        left.set_title(f"({where}) Where FC's weight varies", loc="left")
+        draw_changes(right, changes, models[0], style)
+        right.set_title(f"({against}) Loss and bias against {models[0]}", loc="left")
+        handles = _handles(models, style)
+        upper.legend(handles=handles, loc="outside lower center", ncols=4, columnspacing=1.2, handlelength=2.0)
+        draw_maps(lower, pick(arrays, "images")[..., 0], models, edges, style, f"({next(letters)}) ")
+        first = f"a-{ascii_lowercase[len(models) - 1]}"
         said = (
-            "(a, b) solid and dashed: same images, bars 95 % over batches; hollow: each term on images of its own\n"
-            "(c, d) shaded: 95 % bootstrap over images, in (d) paired by image"
+            f"({first}) solid and dashed: same images, bars 95 % over batches; hollow: each term on images of its own\n"
+            f"({where}, {against}) shaded: 95 % bootstrap over images, in ({against}) paired by image"
         )
         small_print(figure, "\n".join(filter(None, (note, said))), style)
     return figure
@@ -81,7 +89,7 @@ def draw_cosines(ax: Axes, df: pd.DataFrame, model: str, style: Style = PLANE) -
                     label=f"{label}, other images", zorder=4)  # fmt: skip
     ax.set_ylim(-1.05, 1.08)
     ax.set_ylabel("cosine with FM's gradient")
-    time_axis(ax, T0)
+    time_axis(ax, "$t_0$")
 
 
 def draw_weights(ax: Axes, weights: pd.DataFrame, style: Style = PLANE) -> None:
@@ -119,7 +127,7 @@ def draw_changes(ax: Axes, changes: pd.DataFrame, baseline: str, style: Style = 
 
 
 def draw_maps(figure: Figure | SubFigure, maps: np.ndarray, models: Sequence[str], edges: Sequence,
-              style: Style = PLANE) -> None:  # fmt: skip
+              style: Style = PLANE, letter: str = "") -> None:  # fmt: skip
     """Mean over images of (w - 1) over its own mean: a row for each network, a column for each bin of t0."""
     axes = figure.subplots(len(models), maps.shape[1], squeeze=False)
     reach = max(float(np.abs(maps.astype(float) - 1).max()), 1e-3)
@@ -132,18 +140,19 @@ def draw_maps(figure: Figure | SubFigure, maps: np.ndarray, models: Sequence[str
                 low, high = edges[k]
                 ax.set_title(f"{low:g} to {high:g}", fontsize=style.small_font)
         row[0].set_ylabel(model)
-    figure.suptitle("(e) Where w is large: mean over images of w − 1, over its mean, by $t_0$", fontsize=style.font)
+    title = f"{letter}Where w is large: mean over images of w − 1, over its mean, by $t_0$"
+    figure.suptitle(title, fontsize=style.font)
     bar = figure.colorbar(shown, ax=axes, shrink=0.85, pad=0.02)
     bar.outline.set_visible(False)
 
 
-def _handles(style: Style) -> list:
+def _handles(models: Sequence[str], style: Style) -> list:
     handles = [Line2D([], [], color=style.colour(name), label=label, linewidth=1.2, **look)
                for label, name, look in CURVES.values()]  # fmt: skip
     handles.append(Line2D([], [], label=FLOOR, **style.target_line()))
     handles.append(Line2D([], [], label="ADR, other images", linestyle="none", marker="o", markersize=4,
                           markerfacecolor="none", markeredgecolor=style.colour("ADR")))  # fmt: skip
-    handles += [Line2D([], [], label=model, **style.line(model)) for model in ("SiT", "DEFAR", REFERENCE)]
+    handles += [Line2D([], [], label=model, **style.line(model)) for model in ordered_models([*models, REFERENCE])]
     handles.append(Line2D([], [], color="black", linestyle=":", linewidth=0.9, label=WHITE))
     return handles + [Line2D([], [], color="black", linestyle=dashes, linewidth=1.2, label=label)
                       for label, dashes in QUANTITIES.values()]  # fmt: skip

@@ -135,6 +135,10 @@ def test_sentences_say_the_tables_numbers_and_no_more(energies):
     still = table.assign(percent=0.1, percent_low=-1.0, percent_high=1.0)
     assert "noisy: low band not moved detectably (+0.1 % [-1.0, +1.0])" in measured.sentences(still, "SiT")
     assert "noisy" not in measured.sentences(table, "SiT", "noisy").replace("The noisy, an exact field", "")
+    others = measured.sentences(table, "SiT", others=["twice", "noisy"])
+    row = table.set_index(["model", "band"]).loc[("twice", "low")]
+    ratio = f"{row['value']:.3f} [{row['low']:.3f}, {row['high']:.3f}]"
+    assert f"training images: twice {ratio} of the low band's" in others and "raised" not in others
     assert "no quality metric is measured" in said and "over 40 images" in said
     with pytest.raises(DefarError, match="one more model"):
         measured.sentences(table[table["model"] == "SiT"], "SiT")

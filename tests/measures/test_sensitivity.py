@@ -14,7 +14,13 @@ from defar_analysis.measures.frequency import PFR
 from defar_analysis.measures.sensitivity import Reading, ratio_curves
 from defar_analysis.measures.sensitivity_sweep import Emphases, Spectra, channel_energies
 from defar_analysis.measures.sensitivity_words import sentences
-from defar_analysis.measures.spectral import band_masks, predicted_frequency_ratio, radial_frequency, saliency_masks
+from defar_analysis.measures.spectral import (
+    band_masks,
+    predicted_frequency_ratio,
+    radial_frequency,
+    saliency_masks,
+    top_pixels,
+)
 from defar_analysis.measures.statistics import resampling_weights
 
 SIZE, COUNT = 16, 6
@@ -158,6 +164,17 @@ def default(table, statement, model):
         sensitivity.is_default(table) & (table["statement"] == statement) & (table["model"] == model)
     ].itertuples()
     return row
+
+
+def test_masks_of_all_shares_at_once_are_those_of_each():
+    target = torch.randn(3, 2, 16, 16, generator=torch.Generator().manual_seed(0))
+    low, shares = low_pass(target, 0.15), (0.1, 0.2, 0.4)
+    for norm in sensitivity_sweep.MASK_NORMS:
+        found = zip(top_pixels(low, shares, norm), top_pixels(target - low, shares, norm), strict=True)
+        for share, pair in zip(shares, found, strict=True):
+            wanted = saliency_masks(target, 0.15, share, share, norm)
+            assert all(torch.equal(one, other) for one, other in zip(pair, wanted, strict=True))
+        assert top_pixels(low, [0.25], norm).float().mean() == pytest.approx(0.25, abs=0.01)
 
 
 def test_verdicts_on_known_curves(known):

@@ -161,6 +161,9 @@ def test_sentences_change_with_the_tables(table, measured):
     assert "points along it in 0 and against it in 0" in sentences(wide, weights, changes, "SiT", "DEFAR")
     turned = table.assign(value=table["value"].where(table["second"] != "fc", 0.5))
     assert "hardly at all" not in sentences(turned, weights, changes, "SiT", "DEFAR")
+    more = [pd.concat([t, t[t["model"] == "DEFAR"].assign(model="MixFlow")]) for t in (table, weights, changes)]
+    *_, first, second = sentences(*more, "SiT", "DEFAR", "MixFlow").splitlines()
+    assert first == loss and second == loss.replace("DEFAR", "MixFlow")
     less = changes.assign(low=-3.0, high=-1.0)
     assert "FM loss is above SiT's in 0 and below it in 2" in sentences(table, weights, less, "SiT", "DEFAR")
 

@@ -18,7 +18,8 @@ from reading import check_readable
 
 MODELS = ["SiT", "DEFAR", "CFG 1.5", "ES 1.005", "TS label 0.02", "TS target 0.005", "DCW 0.005", "DCW Haar 0.01",
           "DG 1"]  # fmt: skip
-CURVES = [*MODELS, style.REFERENCE]
+EXACT = [style.REFERENCE, *style.MEMORIES]
+CURVES = [*MODELS, *EXACT]
 OWN = [f"{name} on DEFAR" for name in MODELS[2:]]
 T = np.linspace(0, 1, 5)
 
@@ -51,7 +52,7 @@ def line_of(ax, label):
 
 def test_curves_are_each_models_own_band_and_the_baselines_interval_is_shaded(table, changes, on_defar):
     axes = corrections.plot_curves(table.sample(frac=1, random_state=0), changes, on_defar=on_defar).axes
-    drawn = [("SiT", CURVES, axes[:2]), ("DEFAR", ["DEFAR", *OWN, style.REFERENCE], axes[3:5])]
+    drawn = [("SiT", CURVES, axes[:2]), ("DEFAR", ["DEFAR", *OWN, *EXACT], axes[3:5])]
     for baseline, names, pair in drawn:
         for ax, band in zip(pair, ("low", "high"), strict=True):
             for name in names:
@@ -70,7 +71,7 @@ def test_every_change_stands_on_its_models_line_with_its_interval(table, changes
     points = [line for line in ax.get_lines() if line.get_marker() == "o"]
     spans = [line for line in ax.get_lines() if line.get_marker() != "o" and set(line.get_xdata()) != {0}]
     drawn = {(names[round(float(p.get_ydata()[0]))], float(p.get_xdata()[0])) for p in points}
-    kept = changes[~changes["model"].isin(["SiT", style.REFERENCE]) & (changes["band"] != "dc")]
+    kept = changes[~changes["model"].isin(["SiT", *EXACT]) & (changes["band"] != "dc")]
     assert drawn == set(zip(kept["model"], kept["percent"], strict=True))
     assert len(spans) == len(kept) and all(np.ptp(span.get_xdata()) == 4 for span in spans)
 

@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from defar_analysis.measures.slow_split import QUANTITIES as SLOWED
 from defar_analysis.measures.split import COLUMNS, QUANTITIES
 from defar_analysis.plots import split
 
@@ -20,7 +21,7 @@ MODELS = ("FM", "ADR", "FC", "DEFAR", "MixFlow")
 @pytest.fixture(scope="module")
 def table():
     rng, rows = np.random.default_rng(0), []
-    for model, quantity, t in itertools.product(MODELS, QUANTITIES, (0.0, 0.5, 1.0)):
+    for model, quantity, t in itertools.product(MODELS, (*QUANTITIES, *SLOWED), (0.0, 0.5, 1.0)):
         part, inherent = rng.uniform(-0.1, 0.1), 0.5 + t
         low, high = part - 0.02, part + 0.02
         rows.append(
@@ -30,15 +31,20 @@ def table():
 
 
 def test_both_rows_are_the_tables(table):
-    axes = np.array(split.plot(table).axes[: 2 * len(split.PANELS)]).reshape(2, -1)
+    axes = np.array(split.plot(table).axes[: 4 * split.ROW]).reshape(2, 2, split.ROW).swapaxes(0, 1).reshape(2, -1)
     for ax, column in ((axes[0], "measured"), (axes[1], "of_model")):
-        for panel, quantity in zip(ax, split.PANELS, strict=True):
+        for panel, quantity in zip(ax, split.PANELS, strict=False):
             lines = {line.get_label(): line for line in panel.get_lines()}
             for name in MODELS:
                 rows = table[(table["model"] == name) & (table["quantity"] == quantity)]
                 np.testing.assert_allclose(lines[name].get_ydata(), rows[column])
     inherent = next(line for line in axes[0, 0].get_lines() if line.get_label() == "inherent")
     np.testing.assert_allclose(inherent.get_ydata(), [0.5, 1.0, 1.5])
+    slow = axes[0, list(split.PANELS).index("slowed_class")]
+    drawn = {tuple(np.round(line.get_ydata(), 9)) for line in slow.get_lines()}
+    for end in split.BAND:  # the band's ends of every model, and of the exact field
+        rows = table[table["quantity"] == f"slowed_class{end}"]
+        assert {tuple(own.round(9)) for _, own in rows.groupby("model")["measured"]} <= drawn
 
 
 def test_no_text_lies_over_another(table):

@@ -10,7 +10,7 @@ from matplotlib.colors import to_hex
 
 from defar_analysis.plots import style, terms
 
-MODELS = ("SiT", "DEFAR")
+MODELS = ("SiT", "DEFAR", "MixFlow")
 T = np.array([0.1, 0.3, 0.5, 0.7, 0.9])
 
 
@@ -38,7 +38,7 @@ def tables():
 
 @pytest.fixture
 def arrays():
-    return {"images": np.random.default_rng(0).uniform(0.8, 1.2, (2, 5, 8, 8, 1)).astype(np.float16)}
+    return {"images": np.random.default_rng(0).uniform(0.8, 1.2, (len(MODELS), 5, 8, 8, 1)).astype(np.float16)}
 
 
 def line_of(ax, label):
@@ -66,7 +66,7 @@ def test_cosines_are_drawn_on_the_same_and_on_other_batches(tables, arrays):
 
 def test_weights_changes_and_maps_are_the_tables(tables, arrays):
     figure = terms.plot(*tables, arrays, MODELS, [(k / 5, (k + 1) / 5) for k in range(5)])
-    weights, changes = figure.axes[2:4]
+    weights, changes = figure.axes[len(MODELS) : len(MODELS) + 2]
     for model in (*MODELS, style.REFERENCE):
         rows = tables[1][(tables[1]["model"] == model) & (tables[1]["reading"] == "l2")]
         np.testing.assert_array_equal(line_of(weights, model).get_ydata(), rows["low_share"])
@@ -77,7 +77,7 @@ def test_weights_changes_and_maps_are_the_tables(tables, arrays):
         rows = tables[2][tables[2]["quantity"] == quantity]
         np.testing.assert_array_equal(line_of(changes, f"DEFAR, {quantity}").get_ydata(), rows["value"])
     pictures = [ax.images[0].get_array() for ax in figure.axes if ax.images]
-    np.testing.assert_array_equal(np.stack(pictures), arrays["images"].reshape(10, 8, 8))
+    np.testing.assert_array_equal(np.stack(pictures), arrays["images"].reshape(5 * len(MODELS), 8, 8))
     assert "0.2 to 0.4" in [ax.get_title() for ax in figure.axes]
 
 
