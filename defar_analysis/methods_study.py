@@ -63,7 +63,7 @@ UNLABELLED = {
     **{f"ADR, {n} {spacing}": f"uncond-adr-{n}-{spacing}" for n in (2, 3) for spacing in ("random", "equal")},
     "OT": "uncond-ot", "OT + DEFAR": "uncond-ot-defar",
 }  # fmt: skip
-STEPPED, NFES = ("SiT", "IP", "SDSS", "MDSS", "DEFAR"), (30, 50, 100)  # Tab. 4, right
+STEPPED, NFES = ("SiT", "IP", "SDSS", "MDSS", "DEFAR"), (30, 50, 100, 250)  # Tab. 4, right
 SCALE = 1.5  # of the paper's classifier-free guidance
 # What the paper compares with something else than SiT.
 PAIRS = {

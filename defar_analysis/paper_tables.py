@@ -184,8 +184,9 @@ _ENTRIES = (
                IMAGENET.format("tab3/*.toml") + "--protocol adm-imagenet256"),
     PaperTable("tab4", "Tab. 4", "Other architectures; quality over the number of steps",
                ("panel", "row", "backbone", "iters", "x"),
-               "REPA and DDT are not here yet; defar robustness CHECKPOINT... for more methods and steps",
-               rows=tuple(row for nfe in (30, 50, 100) for row in rows_of(
+               "REPA and DDT take ImageNet-512 and a GPU: defar train reproduce/experiments/tab4/ROW.toml, then defar "
+               "evaluate; defar robustness CHECKPOINT... for more methods and steps",
+               rows=tuple(row for nfe in (30, 50, 100, 250) for row in rows_of(
                    TAB4, {**CIFAR10, "panel": "right", "x": nfe}, group=STEPS, nfe=nfe)),
                note=_note(seeds="one training seed")),
     PaperTable("tab5", "Tab. 5", "Interpolants and samplers", ("row", "setting"),
