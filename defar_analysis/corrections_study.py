@@ -11,7 +11,7 @@ import pandas as pd
 import torch
 
 from .catalog import Artefact, figures_folder
-from .core.checkpoints import CARD
+from .core.cards import CARD
 from .core.corrections import DCW, DCWHaar, EpsilonScaling, LabelShift, TargetShift
 from .core.guidance import CFG, DiscriminatorGuidance
 from .core.samplers import Correction, Euler, sample

@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from .core.checkpoints import CARD, load_checkpoint
+from .core.cards import CARD
+from .core.checkpoints import load_checkpoint
 from .core.datasets import open_dataset
 from .core.devices import keep_heap, resolve_device
 from .core.parallel import Processes

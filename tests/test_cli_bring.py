@@ -13,7 +13,8 @@ from hostile import MARKER, OPTIONS, hostile_cards, hostile_weights, write_whole
 from PIL import Image
 
 from defar_analysis.cli import main
-from defar_analysis.core.checkpoints import CARD, load_checkpoint
+from defar_analysis.core.cards import CARD
+from defar_analysis.core.checkpoints import load_checkpoint
 
 ROOT = Path(__file__).parents[1]
 

@@ -11,7 +11,8 @@ from torch import nn
 
 from defar_analysis.cli import main
 from defar_analysis.core.adapters import Adapted, Conventions
-from defar_analysis.core.checkpoints import Card, as_saved, load_checkpoint, save_checkpoint, tensors_digest
+from defar_analysis.core.cards import as_saved
+from defar_analysis.core.checkpoints import Card, load_checkpoint, save_checkpoint, tensors_digest
 from defar_analysis.core.datasets import cifar10
 from defar_analysis.core.interpolants import GVP, VP, Linear
 from defar_analysis.core.networks import SiT

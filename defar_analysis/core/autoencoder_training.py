@@ -9,7 +9,6 @@ from __future__ import annotations
 import dataclasses
 import math
 import sys
-import time
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,20 +16,19 @@ from typing import Literal
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from ..config import dump_toml, from_table, override, read_layers
-from ..errors import DefarError, Interrupted
-from ..files import replaced
+from ..config import from_table, override, read_layers
+from ..errors import DefarError
 from .autoencoders import AutoencoderCard, load_autoencoder, save_autoencoder
 from .codecs import PixelCodec
 from .datasets import ImageDataset, open_dataset
 from .devices import keep_heap, resolve_device
-from .ema import Ema
 from .networks.autoencoder import KLAutoencoder
 from .recipes import Optimizer
-from .runs import LOG, RECIPE, STATE, append_log, cut_log, progress, stop_requests
-from .seeding import derive_seed, generator_for
+from .runs import claim, stop_requests
+from .seeding import generator_for
+from .side_runs import SideRun
 
 AUTOENCODER, CHUNK = "autoencoder", 64
 SCALE_IMAGES = 10_000  # how many training images the latents' mean and standard deviation are measured on
@@ -108,7 +106,7 @@ def train_autoencoder(
         open_dataset(data.name, split, root=data_root, size=data.image_size) for split in (data.split, data.test_split)
     )
     run = AutoencoderRun(recipe, dataset, where)
-    _claim(folder, recipe)
+    claim(folder, recipe, load_autoencoder_recipe)
     if where.type == "cpu":
         keep_heap()
     run.resume(folder)
@@ -116,50 +114,30 @@ def train_autoencoder(
         load_autoencoder(folder / AUTOENCODER)
         print(f"{folder}: already trained for {run.step} steps", file=sys.stderr)
         return folder / AUTOENCODER
-    cut_log(folder / LOG, run.step)
-    with stop_requests() as stop, progress(recipe, run.step) as bar:
-        while run.step < recipe.steps:
-            values = run.advance()
-            bar.update()
-            if run.step % recipe.log_every == 0 or run.step == recipe.steps:
-                append_log(folder / LOG, {"step": run.step, **values, "seconds": round(run.seconds, 3)})
-                bar.set_postfix(loss=f"{values['loss']:.4f}")
-            if stop.requested or run.step % recipe.save_every == 0 or run.step == recipe.steps:
-                run.save(folder)
-            if stop.requested and run.step < recipe.steps:
-                raise Interrupted(f"stopped at step {run.step} of {recipe.steps}, saved; the same command goes on")
+    with stop_requests() as stop:
+        run.to_the_end(folder, stop)
     return save_autoencoder(folder / AUTOENCODER, run.ema.model, run.card(dataset, test))
 
 
-class AutoencoderRun:
+class AutoencoderRun(SideRun):
     """The autoencoder, its average and its optimizer at one step of a recipe."""
 
     def __init__(self, recipe: AutoencoderRecipe, dataset: ImageDataset, device: torch.device) -> None:
-        self.recipe, self.dataset, self.device, self.codec = recipe, dataset, device, PixelCodec()
         spec = dataset.spec
         if spec.size % KLAutoencoder.factor:
             raise DefarError(f"{dataset.name}: images of {spec.size} pixels; give a multiple of {KLAutoencoder.factor}")
-        torch.manual_seed(derive_seed(recipe.seed, "initialization"))
-        self.model = KLAutoencoder(spec.channels, **dataclasses.asdict(recipe.network)).to(device).train()
-        self.ema = Ema(self.model, recipe.ema_decay, recipe.steps)
-        o = recipe.optimizer
-        self.optimizer = torch.optim.Adam(
-            self.model.parameters(), lr=o.lr, betas=tuple(o.betas), weight_decay=o.weight_decay
-        )
-        self.step, self.seconds = 0, 0.0
+        self.dataset = dataset
+        self.seed_initialization(recipe.seed)
+        model = KLAutoencoder(spec.channels, **dataclasses.asdict(recipe.network))
+        super().__init__(recipe, model, device, dataset.hash)
 
     def rate(self) -> float:
-        """The learning rate of the coming step."""
-        o, steps = self.recipe.optimizer, self.recipe.steps
-        return o.lr * min(1.0, (self.step + 1) / max(1, o.warmup)) * 0.5 * (1 + math.cos(math.pi * self.step / steps))
+        """The learning rate of the coming step: after the warm-up it falls to zero along half a cosine."""
+        return super().rate() * 0.5 * (1 + math.cos(math.pi * self.step / self.recipe.steps))
 
-    def advance(self) -> dict[str, float]:
-        """One optimizer step; returns loss, squared_error and kl."""
-        started = time.perf_counter()
-        recipe = self.recipe
-        for group in self.optimizer.param_groups:
-            group["lr"] = self.rate()
-        generator = generator_for(recipe.seed, "step", self.step)
+    def loss(self, step: int) -> dict[str, Tensor]:
+        """loss, squared_error and kl of the batch that belongs to `step`."""
+        recipe, generator = self.recipe, generator_for(self.recipe.seed, "step", step)
         places = torch.randint(len(self.dataset), (recipe.batch,), generator=generator)
         flip = torch.rand(recipe.batch, generator=generator) < (0.5 if recipe.data.horizontal_flip else 0.0)
         images = self.dataset.batch(places, device=self.device, flip=flip).data
@@ -169,42 +147,7 @@ class AutoencoderRun:
             noise = torch.randn(mean.shape, generator=generator).to(self.device)
             squared = (self.model.decode(mean + (0.5 * logvar).exp() * noise) - images).square().mean()
         kl = 0.5 * (mean.square() + logvar.exp() - 1 - logvar).mean()
-        loss = squared + recipe.kl_weight * kl
-        self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        norm = nn.utils.clip_grad_norm_(self.model.parameters(), recipe.optimizer.clip)
-        if not bool(torch.isfinite(loss.detach() + norm)):
-            raise DefarError(f"step {self.step + 1}: the loss is not finite; try a lower optimizer.lr in another --out")
-        self.optimizer.step()
-        self.ema.update(self.model, self.step)
-        self.step += 1
-        self.seconds += time.perf_counter() - started
-        return {"loss": float(loss.detach()), "squared_error": float(squared.detach()), "kl": float(kl.detach())}
-
-    def save(self, folder: Path) -> None:
-        """Write the state beside and rename."""
-        parts = {"model": self.model, "ema": self.ema.model, "optimizer": self.optimizer}
-        state = {"step": self.step, "seconds": self.seconds, "data_sha256": self.dataset.hash}
-        with replaced(folder / STATE) as beside:
-            torch.save(state | {key: part.state_dict() for key, part in parts.items()}, beside)
-
-    def resume(self, folder: Path) -> None:
-        """Load the saved state, if there is one. Raises DefarError where it is damaged or of other images."""
-        if not (folder / STATE).exists():
-            return
-        try:
-            state = torch.load(folder / STATE, map_location=self.device, weights_only=True)
-            trained_on = state["data_sha256"]
-            for key, part in (("model", self.model), ("ema", self.ema.model), ("optimizer", self.optimizer)):
-                part.load_state_dict(state[key])
-            self.step, self.seconds = state["step"], state["seconds"]
-        except (OSError, MemoryError, torch.OutOfMemoryError) as error:
-            raise DefarError(f"{folder / STATE}: cannot be read now ({type(error).__name__}); try again") from None
-        except Exception as error:  # torch raises many kinds for a damaged file
-            reason = " ".join(str(error).split())[:100]
-            raise DefarError(f"{folder / STATE}: corrupt ({reason}); remove it to start again") from None
-        if trained_on != self.dataset.hash:
-            raise DefarError(f"{folder}: was trained on other images than {self.dataset.name}; give another --out")
+        return {"loss": squared + recipe.kl_weight * kl, "squared_error": squared, "kl": kl}
 
     def card(self, dataset: ImageDataset, test: ImageDataset) -> AutoencoderCard:
         """The card of the averaged weights, with the latents' scale on training images and the PSNR on test ones."""
@@ -253,20 +196,3 @@ def psnr(model: KLAutoencoder, dataset: ImageDataset, device: torch.device | str
         found: Tensor = codec.decode(model.decode(model.encode(codec.encode(images))[0]))
         error += float((found.double() - images.double()).square().sum())
     return 10 * math.log10(255**2 * dataset.images.size / error) if error else math.inf
-
-
-def _claim(folder: Path, recipe: AutoencoderRecipe) -> None:
-    """Make the folder this recipe's, or refuse if it is another's. A key the older file lacks counts as its default."""
-    file = folder / RECIPE
-    if file.exists():
-        theirs = load_autoencoder_recipe(file)
-        names = [f.name for f in dataclasses.fields(recipe) if getattr(theirs, f.name) != getattr(recipe, f.name)]
-        if names:
-            raise DefarError(f"{folder}: holds a run with other {', '.join(names)}; give another --out or remove it")
-        return
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with replaced(file) as beside:
-            beside.write_text(dump_toml(dataclasses.asdict(recipe)), encoding="utf-8")
-    except OSError as error:
-        raise DefarError(f"{folder}: cannot be written: {error.strerror}; give another --out") from None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import inspect
 import warnings
@@ -12,18 +11,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from ..config import dump_toml, from_table, read_toml
+from ..config import from_table, read_toml
 from ..errors import DefarError
-from ..files import file_sha256, replaced
 from .adapters import DIFFUSERS, build_model, described
+from .cards import CARD, WEIGHTS, as_saved, read_weights, write_pair
 from .codecs import Codec, open_codec
 from .interpolants import INTERPOLANTS, Interpolant
 from .networks import NETWORKS
-
-CARD, WEIGHTS = "card.toml", "weights.safetensors"
 
 
 @dataclass(frozen=True)
@@ -97,31 +93,9 @@ def save_checkpoint(folder: Path, model: nn.Module, card: Card, dtype: torch.dty
     DefarError for a network no family knows.
     """
     network, holder = described(model)
-    folder = Path(folder)
     tensors = as_saved(holder.state_dict(), dtype)
     exact = {name: holder.state_dict()[name] for name in getattr(holder, "kept_in_float32", ())}
-    tensors |= as_saved(exact, torch.float32)
-    broken = [name for name, tensor in tensors.items() if not bool(torch.isfinite(tensor).all())]
-    if broken:
-        raise DefarError(f"{broken[0]} is not finite in {dtype}; nothing was written: save with dtype=torch.float32")
-    folder.mkdir(parents=True, exist_ok=True)
-    with (
-        replaced(folder / WEIGHTS) as weights_file,
-        replaced(folder / CARD) as card_file,
-    ):  # an error leaves the old pair
-        save_file(tensors, weights_file)
-        digest = file_sha256(weights_file)
-        card = dataclasses.replace(card, sha256=digest, network=network)
-        card_file.write_text(dump_toml(dataclasses.asdict(card)), encoding="utf-8")
-    return folder
-
-
-def as_saved(tensors: dict[str, Tensor], dtype: torch.dtype) -> dict[str, Tensor]:
-    """Copies on the CPU, floats in `dtype`, none sharing memory with another."""
-    return {
-        name: tensor.detach().to("cpu", dtype if tensor.is_floating_point() else None, copy=True).contiguous()
-        for name, tensor in tensors.items()
-    }
+    return write_pair(folder, tensors | as_saved(exact, torch.float32), card, network, "save with dtype=torch.float32")
 
 
 def tensors_digest(tensors: dict[str, Tensor]) -> str:
@@ -155,16 +129,8 @@ def load_checkpoint(
         codec = open_codec(card.codec, folder, device)
     except DefarError as error:
         raise DefarError(f"{folder / CARD}: {error}") from None
-    file = folder / WEIGHTS
-    if not file.is_file():
-        raise DefarError(f"{file}: no such file, though {folder / CARD} describes it; restore it")
-    if file_sha256(file) != card.sha256:
-        raise DefarError(f"{file}: corrupt or replaced (its checksum is not the card's); restore it or export it again")
-    try:
-        tensors = load_file(file)
-    except Exception as error:  # SafetensorError, and what torch says of a type that it does not know
-        raise DefarError(f"{file}: cannot be read: {' '.join(str(error).split())[:200]}") from None
-    model = fitted(card.network, tensors, str(folder / CARD), str(file), trust, beside=folder)
+    tensors = read_weights(folder, card.sha256)
+    model = fitted(card.network, tensors, str(folder / CARD), str(folder / WEIGHTS), trust, beside=folder)
     loaded = Checkpoint(model.to(device).eval().requires_grad_(False), codec, card)
     if card.codec != "pixel":
         try:

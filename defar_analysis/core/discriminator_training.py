@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import dataclasses
 import sys
-import time
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
@@ -19,7 +18,7 @@ from types import SimpleNamespace
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..config import dump_toml, from_table, read_toml
 from ..errors import DefarError, Interrupted
@@ -28,11 +27,11 @@ from .checkpoints import Checkpoint, load_checkpoint
 from .datasets import ImageDataset, open_dataset
 from .devices import keep_heap, resolve_device
 from .discriminators import DiscriminatorCard, DiscriminatorRecipe, Verdict, held_out_auc, save_discriminator
-from .ema import Ema
 from .networks.discriminator import ConvDiscriminator
-from .runs import LOG, RECIPE, STATE, append_log, cut_log, progress, stop_requests
+from .runs import RECIPE, progress, stop_requests
 from .samplers import Euler, Heun, sample
 from .seeding import derive_seed, generator_for, image_noise
+from .side_runs import SideRun
 
 DISCRIMINATOR, SAMPLES, CHUNK = "discriminator", "samples", 64
 
@@ -57,18 +56,7 @@ def train_discriminator(
         pairs = _draw_pairs(recipe, folder, checkpoint, dataset, where, stop)
         run = DiscriminatorRun(recipe, checkpoint, pairs, where)
         run.resume(folder)
-        cut_log(folder / LOG, run.step)
-        with progress(recipe, run.step) as bar:
-            while run.step < recipe.steps:
-                loss = run.advance()
-                bar.update()
-                if run.step % recipe.log_every == 0 or run.step == recipe.steps:
-                    append_log(folder / LOG, {"step": run.step, "loss": loss, "seconds": round(run.seconds, 3)})
-                    bar.set_postfix(loss=f"{loss:.4f}")
-                if stop.requested or run.step % recipe.save_every == 0 or run.step == recipe.steps:
-                    run.save(folder)
-                if stop.requested and run.step < recipe.steps:
-                    raise Interrupted(f"stopped at step {run.step} of {recipe.steps}, saved; the same command goes on")
+        run.to_the_end(folder, stop)
     return save_discriminator(folder / DISCRIMINATOR, run.ema.model, run.card(dataset))
 
 
@@ -85,31 +73,24 @@ class Pairs:
         return Pairs(self.real[places], self.generated[places], labels)
 
 
-class DiscriminatorRun:
+class DiscriminatorRun(SideRun):
     """The discriminator, its average and its optimizer at one step of a recipe."""
 
+    kept = "remove it: the samples are kept"
+
     def __init__(self, recipe: DiscriminatorRecipe, checkpoint: Checkpoint, pairs: Pairs, device: torch.device) -> None:
-        self.recipe, self.checkpoint, self.device = recipe, checkpoint, device
+        self.checkpoint = checkpoint
         kept = len(pairs.real) - recipe.samples.held_out
         self.pairs, self.held_out = pairs.part(slice(0, kept)), pairs.part(slice(kept, None))
-        torch.manual_seed(derive_seed(recipe.seed, "initialization"))
         self.null = checkpoint.classes or 1
-        shape = dataclasses.asdict(recipe.network)
-        self.model = ConvDiscriminator(checkpoint.shape[0], self.null, **shape).to(device).train()
-        self.ema = Ema(self.model, recipe.ema_decay, recipe.steps)
-        o = recipe.optimizer
-        self.optimizer = torch.optim.Adam(
-            self.model.parameters(), lr=o.lr, betas=tuple(o.betas), weight_decay=o.weight_decay
-        )
-        self.step, self.seconds = 0, 0.0
+        self.seed_initialization(recipe.seed)
+        model = ConvDiscriminator(checkpoint.shape[0], self.null, **dataclasses.asdict(recipe.network))
+        super().__init__(recipe, model, device)
 
-    def advance(self) -> float:
-        """One optimizer step on `batch` pairs, both of a pair at the same t; returns the loss."""
-        started = time.perf_counter()
+    def loss(self, step: int) -> dict[str, Tensor]:
+        """The loss of the `batch` pairs that belong to `step`, both of a pair at the same t."""
         recipe, path = self.recipe, self.checkpoint.interpolant
-        for group in self.optimizer.param_groups:
-            group["lr"] = recipe.optimizer.lr * min(1.0, (self.step + 1) / max(1, recipe.optimizer.warmup))
-        generator = generator_for(recipe.seed, "step", self.step)
+        generator = generator_for(recipe.seed, "step", step)
         places = torch.randint(len(self.pairs.real), (recipe.batch,), generator=generator)
         low, high = path.interval("train")
         t = (low + (high - low) * torch.rand(recipe.batch, generator=generator)).repeat(2).to(self.device)
@@ -124,39 +105,7 @@ class DiscriminatorRun:
         labels = torch.where(dropped, self.null, labels).repeat(2).to(self.device)
         logits = self.model(path.at(noise, data, t).x, t, labels)
         truth = torch.cat([torch.ones(recipe.batch), torch.zeros(recipe.batch)]).to(self.device)
-        loss = F.binary_cross_entropy_with_logits(logits, truth)
-        self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        norm = nn.utils.clip_grad_norm_(self.model.parameters(), recipe.optimizer.clip)
-        if not bool(torch.isfinite(loss.detach() + norm)):
-            raise DefarError(f"step {self.step + 1}: the loss is not finite; try a lower optimizer.lr in another --out")
-        self.optimizer.step()
-        self.ema.update(self.model, self.step)
-        self.step += 1
-        self.seconds += time.perf_counter() - started
-        return float(loss.detach())
-
-    def save(self, folder: Path) -> None:
-        """Write the state beside and rename."""
-        parts = {"model": self.model, "ema": self.ema.model, "optimizer": self.optimizer}
-        state = {"step": self.step, "seconds": self.seconds} | {key: part.state_dict() for key, part in parts.items()}
-        with replaced(folder / STATE) as beside:
-            torch.save(state, beside)
-
-    def resume(self, folder: Path) -> None:
-        """Load the saved state, if there is one. Raises DefarError where it is damaged."""
-        if not (folder / STATE).exists():
-            return
-        try:
-            state = torch.load(folder / STATE, map_location=self.device, weights_only=True)
-            for key, part in (("model", self.model), ("ema", self.ema.model), ("optimizer", self.optimizer)):
-                part.load_state_dict(state[key])
-            self.step, self.seconds = state["step"], state["seconds"]
-        except (OSError, MemoryError, torch.OutOfMemoryError) as error:
-            raise DefarError(f"{folder / STATE}: cannot be read now ({type(error).__name__}); try again") from None
-        except Exception as error:  # torch raises many kinds for a damaged file
-            reason = " ".join(str(error).split())[:100]
-            raise DefarError(f"{folder / STATE}: corrupt ({reason}); remove it: the samples are kept") from None
+        return {"loss": F.binary_cross_entropy_with_logits(logits, truth)}
 
     def verdict(self) -> Verdict:
         """The averaged discriminator's AUC on the held-out pairs."""

@@ -5,22 +5,19 @@ One tells noised data from noised samples of one checkpoint, at all t; core.disc
 
 from __future__ import annotations
 
-import dataclasses
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from scipy.stats import rankdata
 from torch import Tensor
 
-from ..config import dump_toml, from_table, override, read_layers, read_toml
+from ..config import from_table, override, read_layers, read_toml
 from ..errors import DefarError
-from ..files import file_sha256, replaced
-from .checkpoints import CARD, WEIGHTS, Checkpoint
+from .cards import CARD, WEIGHTS, as_saved, read_weights, write_pair
+from .checkpoints import Checkpoint
 from .interpolants import Interpolant
 from .networks.discriminator import ConvDiscriminator
 from .recipes import Optimizer
@@ -138,17 +135,7 @@ class LoadedDiscriminator:
 
 def save_discriminator(folder: Path, model: ConvDiscriminator, card: DiscriminatorCard) -> Path:
     """Write `model` in float16 and its card, whose sha256 and network are filled in here. Returns the folder."""
-    folder = Path(folder)
-    tensors = {k: v.detach().to("cpu", torch.float16).contiguous() for k, v in model.state_dict().items()}
-    broken = [name for name, tensor in tensors.items() if not bool(torch.isfinite(tensor).all())]
-    if broken:
-        raise DefarError(f"{broken[0]} is not finite in float16; nothing was written: try a lower optimizer.lr")
-    folder.mkdir(parents=True, exist_ok=True)
-    with replaced(folder / WEIGHTS) as weights_file, replaced(folder / CARD) as card_file:
-        save_file(tensors, weights_file)
-        card = dataclasses.replace(card, sha256=file_sha256(weights_file), network=model.config)
-        card_file.write_text(dump_toml(dataclasses.asdict(card)), encoding="utf-8")
-    return folder
+    return write_pair(folder, as_saved(model.state_dict()), card, model.config, "try a lower optimizer.lr")
 
 
 def load_discriminator(folder: Path, checkpoint: Checkpoint, device: torch.device | str = "cpu") -> LoadedDiscriminator:
@@ -166,14 +153,12 @@ def load_discriminator(folder: Path, checkpoint: Checkpoint, device: torch.devic
             f"{folder}: judges {card.judges.get('name')} ({str(card.judges.get('sha256'))[:8]}), not "
             f"{checkpoint.card.name} ({checkpoint.card.sha256[:8]}); train one for it: defar train-discriminator"
         )
-    file = folder / WEIGHTS
-    if not file.is_file() or file_sha256(file) != card.sha256:
-        raise DefarError(f"{file}: missing, corrupt or replaced (its checksum is not the card's); restore it")
+    weights = read_weights(folder, card.sha256)
     try:
         model = ConvDiscriminator(**card.network)
-        model.load_state_dict({name: tensor.float() for name, tensor in load_file(file).items()})
-    except (DefarError, SafetensorError, TypeError, RuntimeError) as error:
-        raise DefarError(f"{file}: does not fit {CARD}: {' '.join(str(error).split())[:200]}") from None
+        model.load_state_dict({name: tensor.float() for name, tensor in weights.items()})
+    except (DefarError, TypeError, RuntimeError) as error:
+        raise DefarError(f"{folder / WEIGHTS}: does not fit {CARD}: {' '.join(str(error).split())[:200]}") from None
     return LoadedDiscriminator(model.to(device).eval().requires_grad_(False), card)
 
 

@@ -6,6 +6,7 @@ import dataclasses
 import json
 import signal
 import sys
+from collections.abc import Callable
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -22,15 +23,16 @@ STATE, PREVIOUS, LOG, RECIPE, CHECKPOINT = "state.pt", "state-previous.pt", "log
 MANNER = {"accumulate", "recompute_blocks"}
 
 
-def claim(folder: Path, recipe: Recipe) -> None:
+def claim(folder: Path, recipe: Any, load: Callable[[Path], Any] = load_recipe) -> None:
     """Make the folder this recipe's, or refuse if it is another's. A key the older file lacks counts as its default.
+    load: how such a recipe is read.
 
     What only says how the work is done (MANNER) may differ: the run goes on in the new manner.
     """
     file = folder / RECIPE
     if file.exists():
-        theirs = load_recipe(file)
-        keys = [f.name for f in dataclasses.fields(Recipe) if f.name not in MANNER]
+        theirs = load(file)
+        keys = [f.name for f in dataclasses.fields(recipe) if f.name not in MANNER]
         changed = [key for key in keys if getattr(theirs, key) != getattr(recipe, key)]
         begun = any((folder / name).exists() for name in (STATE, PREVIOUS, LOG, CHECKPOINT))
         if changed and begun:

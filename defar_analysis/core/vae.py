@@ -13,7 +13,8 @@ from torch import Tensor
 
 from ..errors import DefarError
 from ..files import file_sha256
-from .autoencoders import CARD, load_autoencoder
+from .autoencoders import load_autoencoder
+from .cards import CARD
 
 DIFFUSERS_WEIGHTS = "diffusion_pytorch_model.safetensors"
 SOURCES = (

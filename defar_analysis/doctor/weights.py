@@ -9,7 +9,8 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from ..core.adapters import described
-from ..core.checkpoints import WEIGHTS, Checkpoint, tensors_digest
+from ..core.cards import WEIGHTS
+from ..core.checkpoints import Checkpoint, tensors_digest
 from ..core.runs import STATE
 from .findings import Finding, fails, passes, untold
 

@@ -7,11 +7,13 @@ import torch
 from safetensors.torch import load_file
 
 from defar_analysis.config import dump_toml
-from defar_analysis.core import checkpoints
-from defar_analysis.core.checkpoints import CARD, WEIGHTS, Card, file_sha256, load_checkpoint, save_checkpoint
+from defar_analysis.core import cards
+from defar_analysis.core.cards import CARD, WEIGHTS
+from defar_analysis.core.checkpoints import Card, load_checkpoint, save_checkpoint
 from defar_analysis.core.codecs import PixelCodec
 from defar_analysis.core.interpolants import GVP
 from defar_analysis.core.networks import SiT
+from defar_analysis.files import file_sha256, replaced
 
 CARD_OF_A_TEST = Card(
     name='tiny "quoted"', weights="ema", sha256="", network={}, interpolant="gvp",
@@ -159,7 +161,7 @@ def half_then_full(tensors, path):
 )
 def test_an_error_while_writing_leaves_the_old_checkpoint_and_no_stray_file(saved, monkeypatch, name, failing):
     before = {file.name: file.read_bytes() for file in saved.iterdir()}
-    monkeypatch.setattr(checkpoints, name, failing)
+    monkeypatch.setattr(cards, name, failing)
     with pytest.raises(OSError, match="disk full"):
         save_checkpoint(saved, make_network(seed=1), CARD_OF_A_TEST)
     assert {file.name: file.read_bytes() for file in saved.iterdir()} == before
@@ -168,11 +170,11 @@ def test_an_error_while_writing_leaves_the_old_checkpoint_and_no_stray_file(save
 
 def test_replaced_takes_the_place_of_a_file_only_without_an_error(tmp_path):
     file = tmp_path / "a.txt"
-    with checkpoints.replaced(file) as beside:
+    with replaced(file) as beside:
         beside.write_text("one")
         assert not file.exists() and beside.parent == tmp_path
     assert file.read_text() == "one"
-    with pytest.raises(KeyboardInterrupt), checkpoints.replaced(file) as beside:
+    with pytest.raises(KeyboardInterrupt), replaced(file) as beside:
         beside.write_text("two")
         raise KeyboardInterrupt
     assert file.read_text() == "one" and [f.name for f in tmp_path.iterdir()] == ["a.txt"]

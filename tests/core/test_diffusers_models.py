@@ -6,7 +6,8 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from defar_analysis.core.checkpoints import CARD, WEIGHTS, load_checkpoint
+from defar_analysis.core.cards import CARD, WEIGHTS
+from defar_analysis.core.checkpoints import load_checkpoint
 from defar_analysis.core.foreign.importing import import_model
 from defar_analysis.core.foreign.options import ImportOptions
 

@@ -14,7 +14,8 @@ import torch
 from defar_analysis.cli import main
 from defar_analysis.config import dump_toml, from_table, read_toml
 from defar_analysis.core import discriminator_training, discriminators
-from defar_analysis.core.checkpoints import CARD, WEIGHTS, Card, Checkpoint, load_checkpoint, save_checkpoint
+from defar_analysis.core.cards import CARD, WEIGHTS
+from defar_analysis.core.checkpoints import Card, Checkpoint, load_checkpoint, save_checkpoint
 from defar_analysis.core.codecs import PixelCodec
 from defar_analysis.core.discriminator_training import (
     DISCRIMINATOR,

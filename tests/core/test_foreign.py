@@ -7,7 +7,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from defar_analysis.core.checkpoints import WEIGHTS, load_checkpoint, tensors_digest
+from defar_analysis.core.cards import WEIGHTS
+from defar_analysis.core.checkpoints import load_checkpoint, tensors_digest
 from defar_analysis.core.foreign.importing import import_model
 from defar_analysis.core.foreign.options import ImportOptions
 from defar_analysis.core.networks.sit import sincos_position_embedding

@@ -3,7 +3,8 @@
 import pytest
 from hostile import MARKER, hostile_cards, hostile_weights, write_whole
 
-from defar_analysis.core.checkpoints import CARD, WEIGHTS, load_checkpoint
+from defar_analysis.core.cards import CARD, WEIGHTS
+from defar_analysis.core.checkpoints import load_checkpoint
 from defar_analysis.core.foreign.importing import import_model
 from defar_analysis.core.foreign.options import ImportOptions
 from defar_analysis.errors import DefarError

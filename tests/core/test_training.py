@@ -15,7 +15,8 @@ import torch
 
 from defar_analysis.config import dump_toml, from_table
 from defar_analysis.core import training
-from defar_analysis.core.checkpoints import CARD, WEIGHTS, load_checkpoint
+from defar_analysis.core.cards import CARD, WEIGHTS
+from defar_analysis.core.checkpoints import load_checkpoint
 from defar_analysis.core.datasets import ImageDataset, npz_dataset
 from defar_analysis.core.ema import Ema
 from defar_analysis.core.objectives import FlowMatching

@@ -13,7 +13,8 @@ from ...config import read_toml
 from ...errors import DefarError
 from ...files import file_sha256
 from ..adapters import Adapted
-from ..checkpoints import CARD, WEIGHTS, Card, as_saved, save_checkpoint, tensors_digest
+from ..cards import CARD, WEIGHTS, as_saved
+from ..checkpoints import Card, save_checkpoint, tensors_digest
 from ..codecs import codec_table, open_codec
 from .entries import Entries
 from .families import Tensors
