@@ -23,11 +23,12 @@ from .core.rollout import VelocityModel
 from .core.samplers import Euler, sample
 from .core.seeding import image_noise
 from .errors import DefarError
-from .exact_fields import EXACT, GAUSSIAN
+from .exact_fields import EXACT, GAUSSIAN, MEMORIES
 from .measures.base import Arrays, Context, TimeGrid
 from .measures.emphasis import FEL
 from .measures.frequency import PFR, crossings
 from .measures.maps import BiasMaps
+from .measures.sensitivity_sweep import SENSITIVITY
 from .measures.store import Store
 from .paper import figure_values
 
@@ -107,7 +108,10 @@ class Experiment:
     def sweep(self, name: str) -> dict[str, pd.DataFrame]:
         """All measurements of one model, by measurement name: one sweep, or none where the store has them."""
         if name not in self._sweeps:
-            tables, missing = self.store.measure(self.measurements, self._context(name))
+            context = self._context(name)
+            # one slow walk serves the sensitivity study too, where it has the same grid
+            more = SENSITIVITY if name in MEMORIES and context.grid.name == "quick" else ()
+            tables, missing = self.store.measure((*self.measurements, *more), context)
             self.measured += [f"{m} of {name}" for m in missing]
             self._sweeps[name] = tables
         return self._sweeps[name]
@@ -170,7 +174,7 @@ class Experiment:
 
     def _context(self, name: str) -> Context:
         # the empirical fields look at every training image in every call: more than the quick grid takes hours
-        scale = SCALES["quick"] if name in EXACT[1:] and self.profile == "full" else self.scale
+        scale = SCALES["quick"] if name in MEMORIES and self.profile == "full" else self.scale
         batch = self.test_images.batch(range(scale.images), device=self.device)
         extra = {} if name in EXACT else {"interpolant": self.checkpoint(name).interpolant}
         return Context(

@@ -8,16 +8,16 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from .catalog import Artefact, figures_folder
-from .experiment import REFERENCE, SEED, SHIPPED
+from .exact_fields import EXACT, MEMORIES
+from .experiment import SEED, SHIPPED
 from .measures.base import TimeGrid
 from .measures.sensitivity import EARLY, HALF, NEAR, evaluate, verdicts
-from .measures.sensitivity_sweep import Emphases, Spectra
+from .measures.sensitivity_sweep import SENSITIVITY
 
 if TYPE_CHECKING:
     from .experiment import Experiment
 
 ID, BASELINE, METHOD = "sensitivity", "SiT", "DEFAR"
-MEASUREMENTS = (Spectra(), Emphases())
 
 
 @dataclass(frozen=True)
@@ -37,16 +37,18 @@ STUDIES = {
 
 
 def build(experiment: Experiment) -> Artefact:
-    """Verdicts on every statement for every network and the Gaussian reference, on the same images and noise."""
+    """Verdicts on every statement for every network and the exact fields, on the same images and noise."""
     study = STUDIES[experiment.profile]
-    names = (*SHIPPED, REFERENCE)
+    names = (*SHIPPED, *EXACT)
     batch = experiment.test_images.batch(range(study.images), device=experiment.device)
     spectra, emphases = {}, {}
     for name in names:
-        context = replace(experiment._context(name), grid=study.grid, batch=batch, chunk=study.chunk)
-        tables, missing = experiment.store.measure(MEASUREMENTS, context)
+        context = experiment._context(name)
+        if name not in MEMORIES or experiment.profile != "full":  # whose grid is the quick one then
+            context = replace(context, grid=study.grid, batch=batch, chunk=study.chunk)
+        tables, missing = experiment.store.measure(SENSITIVITY, context)
         experiment.measured += [f"{m} of {name}" for m in missing]
-        spectra[name], emphases[name] = (dict(tables[m.name].attrs["arrays"]) for m in MEASUREMENTS)
+        spectra[name], emphases[name] = (dict(tables[m.name].attrs["arrays"]) for m in SENSITIVITY)
 
     table = evaluate(spectra, emphases, BASELINE, METHOD)
     tables = {"verdicts": verdicts(table)}
@@ -55,6 +57,7 @@ def build(experiment: Experiment) -> Artefact:
         "note": f"{study.images} test images of CIFAR-10, {len(study.grid.t0)} t0 and {study.grid.pairs} pairs "
         f"(t0, t1); MixFlow: 420 steps more than SiT; profile {experiment.profile}",
         "models": {name: experiment._identity(name) for name in names},
+        "references": list(EXACT),
         "early": EARLY,
         "half": HALF,
         "near": NEAR,

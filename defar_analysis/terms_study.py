@@ -16,7 +16,8 @@ from .core.datasets import Batch
 from .core.interpolants import Interpolant, Linear
 from .core.rollout import Draw, VelocityModel
 from .core.seeding import generator_for, image_noise
-from .experiment import REFERENCE, SEED, SHIPPED
+from .exact_fields import EXACT
+from .experiment import SEED, SHIPPED
 from .measures.base import Arrays
 from .measures.gradients import gram, terms
 from .measures.terms import (
@@ -61,7 +62,7 @@ STUDIES = {
 def build(experiment: Experiment) -> Artefact:
     """Gradients, weights, losses and biases in bins of t0, with the same images, labels, noise and times for all."""
     study = STUDIES[experiment.profile]
-    names = (*SHIPPED, REFERENCE)
+    names = (*SHIPPED, *EXACT)
     identities = {name: experiment._identity(name) for name in names}
     measured = {}
     for name in names:
@@ -115,10 +116,10 @@ def draw_for(batch: Batch, first: int, low: float, high: float, interpolant: Int
 
 def _measure(experiment: Experiment, name: str, study: Study) -> pd.DataFrame:
     """One row; in attrs, the arrays that `measures.terms` reads, and for a network the Gram matrices."""
-    checkpoint = experiment.checkpoint(BASELINE if name == REFERENCE else name)
+    checkpoint = experiment.checkpoint(BASELINE if name in EXACT else name)
     model, path = experiment.field(name), checkpoint.interpolant
     found = from_forwards(experiment, model, path, study)
-    if name != REFERENCE:
+    if name not in EXACT:
         draws = []
         edges = bins(study.gradient_bins)
         for low, high in pairwise(edges):

@@ -6,6 +6,7 @@ import pytest
 
 from defar_analysis import sensitivity_study as study
 from defar_analysis.core.networks import SiT
+from defar_analysis.exact_fields import EXACT
 from defar_analysis.experiment import SHIPPED, Experiment
 from defar_analysis.measures import sensitivity
 from defar_analysis.measures.frequency import PFR
@@ -16,7 +17,7 @@ pytestmark = [pytest.mark.real_data, pytest.mark.usefixtures("few_images_to_fit"
 def test_every_statement_of_every_field(shipped_project, monkeypatch):
     experiment = Experiment(shipped_project, "tiny", "cpu")
     artefact = study.build(experiment)
-    names = [*SHIPPED, study.REFERENCE]
+    names = [*SHIPPED, *EXACT]
     assert experiment.measured == [f"{m} of {name}" for name in names for m in ("radial_spectra", "emphases")]
     table, counted = artefact.table, artefact.tables["verdicts"]
     assert list(dict.fromkeys(table["statement"])) == list(sensitivity.STATEMENTS) and (table["n"] == 8).all()

@@ -7,6 +7,7 @@ import torch
 from defar_analysis import terms_study as study
 from defar_analysis.core.networks import SiT
 from defar_analysis.core.objectives import FlowMatching
+from defar_analysis.exact_fields import EXACT
 from defar_analysis.experiment import SHIPPED, Experiment
 from defar_analysis.measures.gradients import differentiable
 
@@ -16,7 +17,7 @@ pytestmark = [pytest.mark.real_data, pytest.mark.usefixtures("few_images_to_fit"
 def test_tables_of_every_network_and_the_reference(shipped_project, monkeypatch):
     experiment = Experiment(shipped_project, "tiny", "cpu")
     artefact = study.build(experiment)
-    names = [*SHIPPED, study.REFERENCE]
+    names = [*SHIPPED, *EXACT]
     assert experiment.measured == [f"terms of {name}" for name in names]
     table, tables = artefact.table, artefact.tables
     assert set(table["model"]) == set(SHIPPED) and (table["n"] == 3).all() and set(table["t"]) == {0.5}

@@ -87,8 +87,9 @@ QUESTIONS = (
         "no noise is shared; grey, FM's gradient with FM's own on other images, the noise that a minibatch has. ADR "
         "with and without the gradient through x_hat, FC in two readings of Eq. 15. Where in frequency FC's weight "
         "varies (d), loss and bias against SiT's (e), and where on the image the weight is large (f). MixFlow was "
-        "trained on states earlier than the time it is told, 420 steps longer than SiT. A cosine below 0 means that a "
-        "step along one term raises the other; it does not say which makes better images.",
+        "trained on states earlier than the time it is told, 420 steps longer than SiT. The exact fields in (d) have "
+        "no defect. A cosine below 0 means that a step along one term raises the other; it does not say which makes "
+        "better images.",
         built_by("terms_study"), _plot_terms, ("changes", "curves", "weights"),
     ),
     Figure(
@@ -96,8 +97,8 @@ QUESTIONS = (
         "The paper's statements on PFR and FEL under every reading of their definitions: cutoff, DC bin, channels and "
         "estimator of the PFR; cutoff, shares of salient pixels, channel norm of the masks and normalizer of the bias "
         "for the FEL. A statement holds where its 95 % bootstrap interval over images does (a). How the numbers behind "
-        "three of them move (b-d). The Gaussian reference is an exact field without defect: a statement that holds for "
-        "it too proves no defect of a network.",
+        "three of them move (b-d). The Gaussian reference and the empirical fields, which memorize the training "
+        "images, are exact and without defect: a statement that holds for them too proves no defect of a network.",
         built_by("sensitivity_study"), _plot_sensitivity, ("verdicts",),
     ),
     Figure(

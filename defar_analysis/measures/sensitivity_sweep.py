@@ -146,3 +146,6 @@ class _Emphases:
         table = pd.DataFrame({"model": self.ctx.name, "t": t, "n": len(fel)})
         table.attrs["arrays"] = Arrays(fel=fel, t=t)
         return table
+
+
+SENSITIVITY = (Spectra(), Emphases())

@@ -8,26 +8,28 @@ from ..errors import DefarError
 from .sensitivity import HOLDS, PFR_STATEMENTS, READINGS
 
 
-def sentences(table: pd.DataFrame, verdicts: pd.DataFrame, reference: str) -> str:
+def sentences(table: pd.DataFrame, verdicts: pd.DataFrame, *references: str) -> str:
     """Three sentences on the rows of `measures.sensitivity`'s evaluate and verdicts.
 
-    Which statements hold for the networks under every setting; which of them also for `reference`, a perfect field, so
-    that they prove no defect; which never hold; what in the setting decides on the rest; and where the bias crosses.
+    Which statements hold for the networks under every setting; which of them also for all `references`, perfect fields,
+    so that they prove no defect; which never hold; what in the setting decides on the rest; and where the bias crosses.
     Raises DefarError for tables without a network.
     """
-    networks = verdicts[verdicts["model"] != reference]
+    networks = verdicts[~verdicts["model"].isin(references)]
     if networks.empty:
         raise DefarError("nothing to tell: the table has no verdict on any network")
     robust = [name for name, own in networks.groupby("statement", sort=False) if (own["share_holds"] == 1).all()]
-    perfect = verdicts[verdicts["model"] == reference].set_index("statement")["share_holds"]
-    shared = [name for name in robust if perfect.get(name, 0.0) == 1]
+    perfect = verdicts[verdicts["model"].isin(references)].set_index(["statement", "model"])["share_holds"]
+    shared = [name for name in robust if all(perfect.get((name, exact), 0.0) == 1 for exact in references)]
     total = networks["statement"].nunique()
     if robust:
         common = f"all {len(shared)}" if len(shared) == len(robust) else f"{len(shared)}{_listed(shared)}"
+        who, verb, them = f"the {references[0]}, an exact field without defect,", "shares", "it"
+        if len(references) > 1:
+            who, verb, them = f"the exact fields without defect ({', '.join(references)})", "share", "them"
         said = [
             f"Of {total} statements {len(robust)} hold for the networks under every setting{_listed(robust)}; of these "
-            f"the {reference}, an exact field without defect, shares {common}, and what holds for it too proves no "
-            "defect."
+            f"{who} {verb} {common}, and what holds for {them} too proves no defect."
         ]
     else:
         said = [f"Of {total} statements none holds for the networks under every setting."]
@@ -36,11 +38,12 @@ def sentences(table: pd.DataFrame, verdicts: pd.DataFrame, reference: str) -> st
     told = []
     for name, own in rest.groupby("statement", sort=False):
         models = ", ".join(f"{row.model} {row.holds} of {row.settings}" for row in own.itertuples())
-        exact = f", {reference} {100 * perfect[name]:.0f} %" if name in perfect.index else ""
-        told.append(f"{name} ({models}{exact}{_deciding(table, name, reference)})")
+        known = [exact for exact in references if (name, exact) in perfect.index]
+        exact = "".join(f", {field} {100 * perfect[name, field]:.0f} %" for field in known)
+        told.append(f"{name} ({models}{exact}{_deciding(table, name, references)})")
     decided = f"the setting decides on {'; '.join(told)}" if told else "no other verdict depends on the setting"
     said.append(f"Under no setting and for no network holds: {', '.join(never) or 'none'}; {decided}.")
-    crossing = table[(table["statement"] == PFR_STATEMENTS[2]) & (table["model"] != reference)]["where"].dropna()
+    crossing = table[(table["statement"] == PFR_STATEMENTS[2]) & ~table["model"].isin(references)]["where"].dropna()
     count = f"verdicts rest on 95 % bootstrap intervals over {int(table['n'].iloc[0])} images"
     if len(crossing):
         count = (
@@ -55,9 +58,9 @@ def _listed(names: list[str]) -> str:
     return f" ({', '.join(names)})" if names else ""
 
 
-def _deciding(table: pd.DataFrame, statement: str, reference: str) -> str:
+def _deciding(table: pd.DataFrame, statement: str, references: tuple[str, ...]) -> str:
     """The option whose values differ most in how often the statement holds for the networks."""
-    own = table[(table["statement"] == statement) & (table["model"] != reference)]
+    own = table[(table["statement"] == statement) & ~table["model"].isin(references)]
     best, spread = "", 0.0
     for column in READINGS:
         shares = (own["verdict"] == HOLDS).groupby(own[column]).mean()  # cells that do not apply are left out

@@ -11,7 +11,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
 from .plane_idea import small_print
-from .style import PAPER, REFERENCE, Style, applied, ordered_models, require
+from .style import MEMORIES, PAPER, REFERENCE, Style, applied, ordered_models, require
 
 COLUMNS = ("statement", "model", "cutoff", "dc", "channels", "estimator", "low_share", "high_share", "mask_norm",
            "bias_norm", "value", "low", "high", "where", "where_low", "where_high")  # fmt: skip
@@ -42,17 +42,19 @@ def plot(df: pd.DataFrame, verdicts: pd.DataFrame, style: Style = PAPER, *, note
         draw_shares(ax, verdicts, style)
         ax.set_title("(a) Settings under which each statement holds", loc="left")
         axes = [figure.add_subplot(cell) for cell in lower.subgridspec(1, 3)]
+        df = df[~df["model"].isin(MEMORIES)]  # six fields with their intervals would hide each other
         draw_crossings(axes[0], df, style)
         axes[0].set_title("(b) Bias crosses target", loc="left")
         draw_margins(axes[1], df, style)
         axes[1].set_title("(c) Prediction, t < 0.25", loc="left")
         draw_gains(axes[2], df, style)
         axes[2].set_title("(d) FEL gain, t < 0.25", loc="left")
-        figure.legend(handles=_handles(ordered_models(df["model"]), style), loc="outside lower center", ncols=4,
+        figure.legend(handles=_handles(ordered_models(verdicts["model"]), style), loc="outside lower center", ncols=4,
                       columnspacing=1.3, handlelength=1.8)  # fmt: skip
         said = (
             "(a) circle: the default setting says full: holds, half: undecided, hollow: does not hold\n"
-            "(b-d) bars: 95 % bootstrap over images, of the setting that the axis and marks name, others at default"
+            "(b-d) bars: 95 % bootstrap over images, of the setting that the axis and marks name, others at default; "
+            "without the empirical fields"
         )
         small_print(figure, "\n".join(filter(None, (note, said))), style)
     return figure

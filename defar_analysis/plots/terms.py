@@ -12,7 +12,7 @@ from matplotlib.figure import Figure, SubFigure
 from matplotlib.lines import Line2D
 
 from .plane_idea import PLANE, small_print
-from .style import REFERENCE, Style, applied, interval_curve, ordered_models, pick, require, time_axis
+from .style import MEMORIES, REFERENCE, Style, applied, interval_curve, ordered_models, pick, require, time_axis
 
 COLUMNS = ("model", "quantity", "first", "second", "estimator", "t", "value", "low", "high")
 WEIGHTS = ("model", "reading", "t", "p5", "p95", "low_share", "low", "high", "white_share")
@@ -56,7 +56,7 @@ def plot(df: pd.DataFrame, weights: pd.DataFrame, changes: pd.DataFrame, arrays:
         left.set_title(f"({where}) Where FC's weight varies", loc="left")
         draw_changes(right, changes, models[0], style)
         right.set_title(f"({against}) Loss and bias against {models[0]}", loc="left")
-        handles = _handles(models, style)
+        handles = _handles(models, ordered_models(weights["model"]), style)
         upper.legend(handles=handles, loc="outside lower center", ncols=4, columnspacing=1.2, handlelength=2.0)
         draw_maps(lower, pick(arrays, "images")[..., 0], models, edges, style, f"({next(letters)}) ")
         first = f"a-{ascii_lowercase[len(models) - 1]}"
@@ -102,7 +102,7 @@ def draw_weights(ax: Axes, weights: pd.DataFrame, style: Style = PLANE) -> None:
     ax.axhline(default["white_share"].iloc[0], color="black", linestyle=":", linewidth=0.9, label=WHITE)
     said = ["w, 5 to 95 % of pixels"]
     for reading, label in READINGS.items():
-        own = rows[(rows["reading"] == reading) & (rows["model"] != REFERENCE)]
+        own = rows[(rows["reading"] == reading) & ~rows["model"].isin((REFERENCE, *MEMORIES))]
         digits = 2 if own["p95"].max() > 1.5 else 3 if own["p95"].max() > 1.01 else 4
         said.append(f"{label}: {own['p5'].min():.{digits}f} to {own['p95'].max():.{digits}f}")
     ax.text(0.98, 0.97, "\n".join(said), transform=ax.transAxes, ha="right", va="top", fontsize=style.small_font)
@@ -146,13 +146,13 @@ def draw_maps(figure: Figure | SubFigure, maps: np.ndarray, models: Sequence[str
     bar.outline.set_visible(False)
 
 
-def _handles(models: Sequence[str], style: Style) -> list:
+def _handles(models: Sequence[str], shown: Sequence[str], style: Style) -> list:
     handles = [Line2D([], [], color=style.colour(name), label=label, linewidth=1.2, **look)
                for label, name, look in CURVES.values()]  # fmt: skip
     handles.append(Line2D([], [], label=FLOOR, **style.target_line()))
     handles.append(Line2D([], [], label="ADR, other images", linestyle="none", marker="o", markersize=4,
                           markerfacecolor="none", markeredgecolor=style.colour("ADR")))  # fmt: skip
-    handles += [Line2D([], [], label=model, **style.line(model)) for model in ordered_models([*models, REFERENCE])]
+    handles += [Line2D([], [], label=model, **style.line(model)) for model in ordered_models({*models, *shown})]
     handles.append(Line2D([], [], color="black", linestyle=":", linewidth=0.9, label=WHITE))
     return handles + [Line2D([], [], color="black", linestyle=dashes, linewidth=1.2, label=label)
                       for label, dashes in QUANTITIES.values()]  # fmt: skip

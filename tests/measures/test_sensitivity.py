@@ -1,6 +1,7 @@
 """Every reading of PFR and FEL from one sweep, verdicts on known curves, and sentences that are the tables'."""
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
@@ -240,6 +241,12 @@ def test_verdicts_count_settings_and_sentences_follow(known):
     assert "exact, an exact field without defect, shares 2 (prediction below target, bias crosses target)" in said
     assert "the setting decides on bias falls (SiT 56 of 56, DEFAR 0 of 56" in said
     assert "moves from t = 0.35 to 0.35" in said and "over 8 images" in said
+
+    other = table[table["model"] == "exact"].assign(model="other")
+    other.loc[other["statement"] == "bias crosses target", "verdict"] = "does not hold"
+    both = pd.concat([table, other], ignore_index=True)
+    said = sentences(both, sensitivity.verdicts(both), "exact", "other")
+    assert "the exact fields without defect (exact, other) share 1 (prediction below target), and what" in said
 
     failed = table.assign(verdict="does not hold")
     said = sentences(failed, sensitivity.verdicts(failed), "exact")
