@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-from defar_analysis.core.recipes import Network, Optimizer, Recipe
+from defar_analysis.core.recipes import Data, Network, Optimizer, Recipe
 from defar_analysis.core.training import train
 from defar_analysis.errors import DefarError, Interrupted
 from defar_analysis.measures.encoders import open_encoder
@@ -34,6 +34,11 @@ BACKBONES = {  # name: (family, options, what the objective gets besides)
         {"width": 32, "multipliers": [1, 2, 2], "residual_blocks": 1, "attention_sizes": [], "head_width": 32},
         {},
     ),
+    "unet-ot": (  # Tab. 2: without labels, noise and images paired by mini-batch OT
+        "unet",
+        {"width": 32, "multipliers": [1, 2, 2], "residual_blocks": 1, "attention_sizes": [], "head_width": 32},
+        {},
+    ),
 }
 OBJECTIVES = {
     "fm": {"name": "flow_matching"},
@@ -45,7 +50,8 @@ OBJECTIVES = {
 def recipe(backbone: str, stage: str) -> Recipe:
     """stage: "start", "fm" or "defar"; the last two begin with the first one's checkpoint and see the same images."""
     family, options, besides = BACKBONES[backbone]
-    first = stage == "start"
+    first, paired = stage == "start", backbone.endswith("-ot")
+    labels = {} if paired else {"label_dropout": 0.1}
     return Recipe(
         name=f"{backbone}-{stage}",
         steps=START if first else POST,
@@ -53,7 +59,9 @@ def recipe(backbone: str, stage: str) -> Recipe:
         seed=1 if first else 2,
         init_from=None if first else str(RUNS / f"{backbone}-start" / "checkpoint"),
         network=Network(family, "", options),
-        objective={**OBJECTIVES.get(stage, OBJECTIVES["fm"]), "label_dropout": 0.1, **besides},
+        coupling="ot" if paired else "independent",
+        data=Data(class_conditional=not paired),
+        objective={**OBJECTIVES.get(stage, OBJECTIVES["fm"]), **labels, **besides},
         optimizer=Optimizer(lr=2e-3, warmup=50) if first else Optimizer(lr=5e-4, warmup=10),
         log_every=10,
         save_every=50,

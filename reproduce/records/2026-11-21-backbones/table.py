@@ -44,7 +44,8 @@ def losses() -> pd.DataFrame:
 def measured(backbone: str, stage: str, batch) -> np.ndarray:
     """(images, STARTS, METRICS): the loss at t0, the exposure bias's mean square, PFR of the velocity at t0 without DC,
     and the velocity's mean square there, which tells a shorter velocity from a better one."""
-    model = load_checkpoint(RUNS / f"{backbone}-{stage}" / "checkpoint").model
+    checkpoint = load_checkpoint(RUNS / f"{backbone}-{stage}" / "checkpoint")
+    model, labels = checkpoint.model, None if checkpoint.classes is None else batch.labels
     noise = image_noise(0, range(IMAGES), batch.data.shape[1:])
     parts = []
     for at in range(0, IMAGES, CHUNK):
@@ -52,7 +53,8 @@ def measured(backbone: str, stage: str, batch) -> np.ndarray:
         columns = []
         for start in STARTS:
             times = torch.tensor([[start], [start + STEP]]).expand(2, CHUNK)
-            r = rollout(model, Linear(), Draw(batch.data[now], noise[now], batch.labels[now], times))
+            given = None if labels is None else labels[now]
+            r = rollout(model, Linear(), Draw(batch.data[now], noise[now], given, times))
             squares = [z.square().flatten(1).mean(dim=1) for z in (r.v0 - r.target0, r.bias, r.v0)]
             columns.append(
                 torch.stack([*squares[:2], predicted_frequency_ratio(r.v0, drop_dc=True), squares[2]], dim=1)
