@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from ..errors import DefarError
 from .devices import resolve_device
 
-BACKENDS = {"cpu": "gloo", "cuda": "nccl", "npu": "hccl"}  # hccl, Ascend's, was never run by us
+BACKENDS = {"cpu": "gloo", "cuda": "nccl", "npu": "hccl"}  # only gloo was ever run by us
 
 
 @dataclass(frozen=True)
