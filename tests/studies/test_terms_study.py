@@ -4,12 +4,12 @@ import numpy as np
 import pytest
 import torch
 
-from defar_analysis import terms_study as study
 from defar_analysis.core.networks import SiT
 from defar_analysis.core.objectives import FlowMatching
 from defar_analysis.exact_fields import EXACT
 from defar_analysis.experiment import SHIPPED, Experiment
 from defar_analysis.measures.gradients import differentiable
+from defar_analysis.studies import terms as study
 
 pytestmark = [pytest.mark.real_data, pytest.mark.usefixtures("few_images_to_fit")]
 

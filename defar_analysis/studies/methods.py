@@ -16,15 +16,15 @@ import numpy as np
 import pandas as pd
 import torch
 
-from .artefacts import Artefact, committed, figures_folder
-from .core.datasets import npz_dataset
-from .errors import DefarError
-from .evaluating import quality_warnings
-from .experiment import CLASSES, SEED
-from .measures.evaluation import DIFFERENCES, Evaluation, differences
-from .measures.protocols import DEFAULT, Protocol, protocol
-from .measures.robustness import quality_table
-from .our_rows import (
+from ..artefacts import Artefact, committed, figures_folder
+from ..core.datasets import npz_dataset
+from ..errors import DefarError
+from ..evaluating import quality_warnings
+from ..experiment import CLASSES, SEED
+from ..measures.evaluation import DIFFERENCES, Evaluation, differences
+from ..measures.protocols import DEFAULT, Protocol, protocol
+from ..measures.robustness import quality_table
+from ..our_rows import (
     GUIDED,
     JUDGED,
     LABELS,
@@ -35,10 +35,10 @@ from .our_rows import (
     RUN,
     STEPS,
 )
-from .robustness_sweep import Grid, Sweep
+from ..robustness_sweep import Grid, Sweep
 
 if TYPE_CHECKING:
-    from .experiment import Experiment
+    from ..experiment import Experiment
 
 ID, BASELINE, METHOD = "methods", "SiT", "DEFAR"
 SHOWN = 20  # images of each method for the sample figures
@@ -118,6 +118,7 @@ def _full() -> Study:
             Part(NO_LABELS, runs(UNLABELLED)),
             *(Part(PATHS, of_path, solver=solver) for of_path in on_paths for solver in ("euler", "em")),
             *(Part(STEPS, stepped, nfe=nfe) for nfe in NFES),
+            Part(STEPS, runs({name: BOTH_SEEDS[name] for name in two}), nfe=500),  # near an hour of a core for each
             Part(GUIDED, runs(BOTH_SEEDS), guidance=SCALE),
             Part(
                 JUDGED,

@@ -7,12 +7,12 @@ import pandas as pd
 import pytest
 
 from defar_analysis import catalog
-from defar_analysis import methods_study as study
 from defar_analysis.artefacts import read
 from defar_analysis.measures.evaluation import BETTER, WORSE
 from defar_analysis.our_rows import METHODS_TABLES, METHODS_TAKE
+from defar_analysis.studies import methods as study
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="module")

@@ -10,18 +10,18 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 import torch
 
-from .artefacts import Artefact, figures_folder
-from .core.seeding import image_noise
-from .exact_fields import EMPIRICAL, EXACT, GAUSSIAN
-from .experiment import CLASSES, SEED, SHIPPED
-from .measures.base import Arrays
-from .measures.drift_maps import VERSION, Trajectory, fine_states, tables, trajectory
+from ..artefacts import Artefact, figures_folder
+from ..core.seeding import image_noise
+from ..exact_fields import EMPIRICAL, EXACT, GAUSSIAN
+from ..experiment import CLASSES, SEED, SHIPPED
+from ..measures.base import Arrays
+from ..measures.drift_maps import VERSION, Trajectory, fine_states, tables, trajectory
 
 if TYPE_CHECKING:
-    from .core.datasets import Batch
-    from .core.interpolants import Interpolant
-    from .core.rollout import VelocityModel
-    from .experiment import Experiment
+    from ..core.datasets import Batch
+    from ..core.interpolants import Interpolant
+    from ..core.rollout import VelocityModel
+    from ..experiment import Experiment
 
 ID, BASELINE = "drift", "SiT"
 MODELS = (*SHIPPED, GAUSSIAN, EMPIRICAL)

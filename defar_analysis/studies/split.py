@@ -14,25 +14,25 @@ import numpy as np
 import pandas as pd
 import torch
 
-from .artefacts import Artefact, committed, figures_folder
-from .core.checkpoints import Checkpoint, load_checkpoint
-from .core.datasets import Batch
-from .core.gaussian_data import GaussianImages, gaussian_images
-from .core.samplers import Euler, Heun
-from .core.seeding import image_noise
-from .errors import DefarError
-from .exact_fields import GAUSSIAN, identity
-from .experiment import SCALES, SEED
-from .measures.base import Arrays, Context
-from .measures.emphasis import FEL
-from .measures.frequency import PFR
-from .measures.slow_flow import VERSION as SLOW_VERSION
-from .measures.slow_flow import both_pairings
-from .measures.slow_split import slow_split
-from .measures.split import Loss, Tables, split
+from ..artefacts import Artefact, committed, figures_folder
+from ..core.checkpoints import Checkpoint, load_checkpoint
+from ..core.datasets import Batch
+from ..core.gaussian_data import GaussianImages, gaussian_images
+from ..core.samplers import Euler, Heun
+from ..core.seeding import image_noise
+from ..errors import DefarError
+from ..exact_fields import GAUSSIAN, identity
+from ..experiment import SCALES, SEED
+from ..measures.base import Arrays, Context
+from ..measures.emphasis import FEL
+from ..measures.frequency import PFR
+from ..measures.slow_flow import VERSION as SLOW_VERSION
+from ..measures.slow_flow import both_pairings
+from ..measures.slow_split import slow_split
+from ..measures.split import Loss, Tables, split
 
 if TYPE_CHECKING:
-    from .experiment import Experiment
+    from ..experiment import Experiment
 
 ID, BASELINE, DATA = "split", "FM", "gaussian:cifar10"
 RUN = "python reproduce/records/2026-11-21-gaussian/run.py"

@@ -3,13 +3,13 @@
 import numpy as np
 import pytest
 
-from defar_analysis import slow_flow_study as study
 from defar_analysis.core.networks import SiT
 from defar_analysis.core.samplers import Euler, sample
 from defar_analysis.core.seeding import image_noise
 from defar_analysis.exact_fields import EXACT, GAUSSIAN
 from defar_analysis.experiment import Experiment
 from defar_analysis.measures.slow_flow import slowed_time
+from defar_analysis.studies import slow_flow as study
 
 pytestmark = [pytest.mark.real_data, pytest.mark.usefixtures("few_images_to_fit")]
 

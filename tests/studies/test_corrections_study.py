@@ -4,13 +4,13 @@ import numpy as np
 import pytest
 import torch
 
-from defar_analysis import corrections_study as study
 from defar_analysis.core.discriminators import DiscriminatorCard, save_discriminator
 from defar_analysis.core.networks import SiT
 from defar_analysis.core.networks.discriminator import ConvDiscriminator
 from defar_analysis.core.samplers import Euler, sample
 from defar_analysis.exact_fields import EXACT
 from defar_analysis.experiment import Experiment
+from defar_analysis.studies import corrections as study
 
 pytestmark = [pytest.mark.real_data, pytest.mark.usefixtures("few_images_to_fit")]
 

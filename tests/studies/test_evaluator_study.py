@@ -10,11 +10,11 @@ import pytest
 from test_shipped import executed_outputs
 
 from defar_analysis import catalog
-from defar_analysis import evaluator_study as study
 from defar_analysis.experiment import CLASSES, Experiment
 from defar_analysis.measures.protocols import protocol
+from defar_analysis.studies import evaluator as study
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 DAMAGES = [("noise", s) for s in (4, 8, 16, 32)] + [("blur", s) for s in (0.5, 0.75, 1, 2)]
 DAMAGES += [("removal", k) for k in (2, 4, 6, 8)]
 

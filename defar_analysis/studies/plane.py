@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING
 import pandas as pd
 import torch
 
-from .catalog import Artefact, figures_folder
-from .core.networks.toy import PlaneMLP
-from .core.objectives import Objective
-from .measures.plane import EVEN_PASSES, EXACT, FRESH, METHODS, VERSION, PlaneStudy, run
-from .measures.verdicts import paired_verdicts
+from ..catalog import Artefact, figures_folder
+from ..core.networks.toy import PlaneMLP
+from ..core.objectives import Objective
+from ..measures.plane import EVEN_PASSES, EXACT, FRESH, METHODS, VERSION, PlaneStudy, run
+from ..measures.verdicts import paired_verdicts
 
 if TYPE_CHECKING:
-    from .experiment import Experiment
+    from ..experiment import Experiment
 
 BASELINE = "FM"
 STUDIES = {  # every profile above tiny is the whole study: it takes half a minute

@@ -9,21 +9,21 @@ import numpy as np
 import pandas as pd
 import torch
 
-from .artefacts import Artefact, figures_folder
-from .core.checkpoints import Checkpoint, load_checkpoint
-from .core.latents import seen_batch
-from .core.oracles import GaussianFlow
-from .errors import DefarError
-from .exact_fields import GAUSSIAN
-from .experiment import CLASSES, SEED
-from .measures.base import Context
-from .measures.emphasis import FEL
-from .measures.frequency import PFR
-from .measures.latents import decoded_bias, spectra
-from .measures.maps import BiasMaps
+from ..artefacts import Artefact, figures_folder
+from ..core.checkpoints import Checkpoint, load_checkpoint
+from ..core.latents import seen_batch
+from ..core.oracles import GaussianFlow
+from ..errors import DefarError
+from ..exact_fields import GAUSSIAN
+from ..experiment import CLASSES, SEED
+from ..measures.base import Context
+from ..measures.emphasis import FEL
+from ..measures.frequency import PFR
+from ..measures.latents import decoded_bias, spectra
+from ..measures.maps import BiasMaps
 
 if TYPE_CHECKING:
-    from .experiment import Experiment
+    from ..experiment import Experiment
 
 ID, MODEL = "latents", "Latent SiT"
 CHECKPOINT = "reproduce/checkpoints/cifar10-latent-sit"

@@ -10,21 +10,21 @@ import numpy as np
 import pandas as pd
 import torch
 
-from .catalog import Artefact, figures_folder
-from .core.cards import CARD
-from .core.corrections import DCW, DCWHaar, EpsilonScaling, LabelShift, TargetShift
-from .core.guidance import CFG, DiscriminatorGuidance
-from .core.samplers import Correction, Euler, sample
-from .core.seeding import image_noise
-from .exact_fields import EXACT
-from .experiment import CLASSES, SEED
-from .measures.base import Arrays
-from .measures.drift import VERSION, changes, drift, state_energies, true_energies
+from ..catalog import Artefact, figures_folder
+from ..core.cards import CARD
+from ..core.corrections import DCW, DCWHaar, EpsilonScaling, LabelShift, TargetShift
+from ..core.guidance import CFG, DiscriminatorGuidance
+from ..core.samplers import Correction, Euler, sample
+from ..core.seeding import image_noise
+from ..exact_fields import EXACT
+from ..experiment import CLASSES, SEED
+from ..measures.base import Arrays
+from ..measures.drift import VERSION, changes, drift, state_energies, true_energies
 
 if TYPE_CHECKING:
-    from .core.datasets import Batch
-    from .core.discriminators import LoadedDiscriminator
-    from .experiment import Experiment
+    from ..core.datasets import Batch
+    from ..core.discriminators import LoadedDiscriminator
+    from ..experiment import Experiment
 
 BASELINE = "SiT"
 PICTURES = 32  # in all: what a figure's data may hold
@@ -147,7 +147,7 @@ def discriminator_guidance(experiment: Experiment, name: str) -> dict[str, Metho
     folder = experiment.root / DISCRIMINATORS[name]
     if not (folder / CARD).is_file():
         return {}
-    from .core.discriminators import load_discriminator
+    from ..core.discriminators import load_discriminator
 
     checkpoint = experiment.checkpoint(name)
     judge = load_discriminator(folder, checkpoint, experiment.device)

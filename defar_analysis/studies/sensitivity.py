@@ -7,15 +7,15 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from .catalog import Artefact, figures_folder
-from .exact_fields import EXACT, MEMORIES
-from .experiment import SEED, SHIPPED
-from .measures.base import TimeGrid
-from .measures.sensitivity import EARLY, HALF, NEAR, evaluate, verdicts
-from .measures.sensitivity_sweep import SENSITIVITY
+from ..catalog import Artefact, figures_folder
+from ..exact_fields import EXACT, MEMORIES
+from ..experiment import SEED, SHIPPED
+from ..measures.base import TimeGrid
+from ..measures.sensitivity import EARLY, HALF, NEAR, evaluate, verdicts
+from ..measures.sensitivity_sweep import SENSITIVITY
 
 if TYPE_CHECKING:
-    from .experiment import Experiment
+    from ..experiment import Experiment
 
 ID, BASELINE, METHOD = "sensitivity", "SiT", "DEFAR"
 

@@ -7,19 +7,20 @@ import numpy as np
 import pytest
 import torch
 
-from defar_analysis import catalog, latent_study
+from defar_analysis import catalog
 from defar_analysis.core.checkpoints import load_checkpoint
 from defar_analysis.core.codecs import PixelCodec
 from defar_analysis.core.networks import SiT
 from defar_analysis.experiment import Experiment
 from defar_analysis.measures.latents import decoded_bias, sentences, spectra
 from defar_analysis.measures.radial import radii
+from defar_analysis.studies import latents as study
 
-sys.path.insert(0, str(Path(__file__).parent / "plots"))
+sys.path.insert(0, str(Path(__file__).parents[1] / "plots"))
 from reading import check_readable
 
-ROOT = Path(__file__).parents[1]
-SHIPPED = ROOT / latent_study.CHECKPOINT
+ROOT = Path(__file__).parents[2]
+SHIPPED = ROOT / study.CHECKPOINT
 
 
 def test_the_shipped_checkpoint_is_of_the_shipped_autoencoder():
@@ -32,7 +33,7 @@ def test_the_shipped_checkpoint_is_of_the_shipped_autoencoder():
 @pytest.mark.real_data
 def test_the_entry_at_its_smallest(shipped_project, monkeypatch, refuses):
     experiment = Experiment(shipped_project, "tiny", "cpu")
-    artefact = catalog.write(latent_study.build(experiment))
+    artefact = catalog.write(study.build(experiment))
     assert experiment.measured[-1] == "decoded bias of Latent SiT" and len(experiment.measured) == 6
     table, arrays = artefact.table, artefact.arrays
     assert set(table["quantity"]) == {"bias_rms", "corr_low_band", "corr_high_band", "decoded_rms", "corr_decoded"}
@@ -40,15 +41,15 @@ def test_the_entry_at_its_smallest(shipped_project, monkeypatch, refuses):
     assert np.array_equal(arrays["images"], np.moveaxis(experiment.test_images.images[:4], 1, -1))
     error = (arrays["decoded"].astype(float) - arrays["images"]) ** 2
     assert 10 * np.log10(255**2 / error.mean()) > 22
-    said = sentences(table, artefact.tables["curves"], artefact.tables["spectra"], latent_study.MODEL)
+    said = sentences(table, artefact.tables["curves"], artefact.tables["spectra"], study.MODEL)
     assert said.count("Step ") == 3 and "over 8 images" in said
     check_readable(catalog.draw(artefact), least=40)
 
     monkeypatch.setattr(SiT, "forward", lambda *_: pytest.fail("a network was called"))
-    again = latent_study.build(Experiment(shipped_project, "tiny", "cpu"))
-    assert again.table.equals(latent_study.build(Experiment(shipped_project, "tiny", "cpu")).table)
-    (shipped_project / latent_study.CHECKPOINT).rename(shipped_project / "away")
-    refuses(lambda: latent_study.build(Experiment(shipped_project, "tiny", "cpu")), "cifar10-latent-sit", "defar train")
+    again = study.build(Experiment(shipped_project, "tiny", "cpu"))
+    assert again.table.equals(study.build(Experiment(shipped_project, "tiny", "cpu")).table)
+    (shipped_project / study.CHECKPOINT).rename(shipped_project / "away")
+    refuses(lambda: study.build(Experiment(shipped_project, "tiny", "cpu")), "cifar10-latent-sit", "defar train")
 
 
 def test_a_network_that_knows_the_step_changes_nothing_once_decoded():

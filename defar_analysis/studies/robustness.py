@@ -13,18 +13,18 @@ from typing import TYPE_CHECKING
 import pandas as pd
 import torch
 
-from .artefacts import Artefact, committed, figures_folder
-from .evaluating import quality_warnings
-from .experiment import METHODS, SEED
-from .measures.evaluation import BETTER, WORSE
-from .measures.protocols import DEFAULT, Protocol, protocol
-from .measures.robustness import FAILS, HOLDS, NFES, UNDECIDED, lowest_everywhere, steps_sentence
-from .paper import paper_values, selected
-from .robustness_report import Robustness
-from .robustness_sweep import Grid, Sweep, run
+from ..artefacts import Artefact, committed, figures_folder
+from ..evaluating import quality_warnings
+from ..experiment import METHODS, SEED
+from ..measures.evaluation import BETTER, WORSE
+from ..measures.protocols import DEFAULT, Protocol, protocol
+from ..measures.robustness import FAILS, HOLDS, NFES, UNDECIDED, lowest_everywhere, steps_sentence
+from ..paper import paper_values, selected
+from ..robustness_report import Robustness
+from ..robustness_sweep import Grid, Sweep, run
 
 if TYPE_CHECKING:
-    from .experiment import Experiment
+    from ..experiment import Experiment
 
 ID, BASELINE, METHOD, FLOOR = "robustness", "SiT", "DEFAR", "test images"
 MARGIN = 1.0  # percent of the distance that "stable" allows

@@ -4,12 +4,12 @@ from dataclasses import replace
 
 import pytest
 
-from defar_analysis import sensitivity_study as study
 from defar_analysis.core.networks import SiT
 from defar_analysis.exact_fields import EXACT
 from defar_analysis.experiment import SHIPPED, Experiment
 from defar_analysis.measures import sensitivity
 from defar_analysis.measures.frequency import PFR
+from defar_analysis.studies import sensitivity as study
 
 pytestmark = [pytest.mark.real_data, pytest.mark.usefixtures("few_images_to_fit")]
 

@@ -13,18 +13,18 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from .artefacts import Artefact, committed, figures_folder
-from .core.checkpoints import Checkpoint, load_checkpoint
-from .drift_study import Study, drifts, field, told
-from .exact_fields import EMPIRICAL, GAUSSIAN
-from .experiment import CLASSES, SEED
-from .measures.drift_changes import changes
-from .measures.drift_maps import tables
-from .methods_study import BOTH_SEEDS, checked
-from .our_rows import RUN
+from ..artefacts import Artefact, committed, figures_folder
+from ..core.checkpoints import Checkpoint, load_checkpoint
+from ..exact_fields import EMPIRICAL, GAUSSIAN
+from ..experiment import CLASSES, SEED
+from ..measures.drift_changes import changes
+from ..measures.drift_maps import tables
+from ..our_rows import RUN
+from .drift import Study, drifts, field, told
+from .methods import BOTH_SEEDS, checked
 
 if TYPE_CHECKING:
-    from .experiment import Experiment
+    from ..experiment import Experiment
 
 ID, BASELINE = "driftmethods", "SiT"
 TABLES = ("curves", "paired")

@@ -7,11 +7,12 @@ import numpy as np
 import pytest
 import torch
 
-from defar_analysis import drift_methods_study, drift_study, exact_fields, split_study
+from defar_analysis import exact_fields
 from defar_analysis.core.networks import SiT
 from defar_analysis.experiment import SHIPPED, Experiment
 from defar_analysis.measures.drift_maps import KINDS, RINGS
 from defar_analysis.measures.slow_split import QUANTITIES as SLOWED
+from defar_analysis.studies import drift, drift_methods, split
 
 pytestmark = [pytest.mark.real_data, pytest.mark.usefixtures("few_images_to_fit")]
 
@@ -25,25 +26,25 @@ def forbid_networks(monkeypatch):
 
 def test_drift_of_every_model_kind_and_number_of_steps(shipped_project, monkeypatch):
     experiment = Experiment(shipped_project, "tiny", "cpu")
-    artefact = drift_study.build(experiment)
-    assert experiment.measured == [f"drift of {name}" for name in drift_study.MODELS]
+    artefact = drift.build(experiment)
+    assert experiment.measured == [f"drift of {name}" for name in drift.MODELS]
     curves, maps = artefact.tables["curves"], artefact.table
-    keys = set(itertools.product(drift_study.MODELS, KINDS, (2, 4)))
+    keys = set(itertools.product(drift.MODELS, KINDS, (2, 4)))
     assert set(curves.groupby(["model", "kind", "nfe"]).groups) == keys
-    assert len(curves) == len(drift_study.MODELS) * len(KINDS) * (2 + 4) and len(maps) == RINGS * len(curves)
+    assert len(curves) == len(drift.MODELS) * len(KINDS) * (2 + 4) and len(maps) == RINGS * len(curves)
     assert curves["t"].between(0, 1, inclusive="right").all() and (curves["n"] == 4).all()
     # as many of Euler's steps as of Heun's: more steps come nearer to Heun's solution
     ends = curves[(curves["kind"] == "solver") & (curves["t"] == 1)].set_index(["model", "nfe"])["magnitude"]
     assert all(ends[name, 4] < ends[name, 2] for name in SHIPPED)
     forbid_networks(monkeypatch)
-    assert drift_study.build(Experiment(shipped_project, "tiny", "cpu")).table.equals(maps)  # all from results/
+    assert drift.build(Experiment(shipped_project, "tiny", "cpu")).table.equals(maps)  # all from results/
 
 
 def test_drift_of_the_methods_and_its_changes_against_sit(shipped_project, monkeypatch, refuses):
     experiment = Experiment(shipped_project, "tiny", "cpu")
-    artefact = drift_methods_study.build(experiment)
-    curves, paired = (artefact.tables[name] for name in drift_methods_study.TABLES)
-    names = ["SiT", "DEFAR", *drift_methods_study.REFERENCES]
+    artefact = drift_methods.build(experiment)
+    curves, paired = (artefact.tables[name] for name in drift_methods.TABLES)
+    names = ["SiT", "DEFAR", *drift_methods.REFERENCES]
     assert experiment.measured == [f"drift of {name}" for name in names] and set(curves["model"]) == set(names)
     assert set(paired.groupby(["model", "kind", "nfe"]).groups) == set(itertools.product(names[1:], KINDS, (2, 4)))
     assert list(artefact.provenance["models"])[:2] == ["SiT, cifar10-sit", "DEFAR, cifar10-defar"]
@@ -52,14 +53,14 @@ def test_drift_of_the_methods_and_its_changes_against_sit(shipped_project, monke
     wanted = 100 * (ends["DEFAR", "solver", 4] / ends["SiT", "solver", 4] - 1)
     assert change["DEFAR", "solver", 4] == pytest.approx(wanted, abs=1e-6)
     forbid_networks(monkeypatch)
-    assert drift_methods_study.build(Experiment(shipped_project, "tiny", "cpu")).tables["paired"].equals(paired)
+    assert drift_methods.build(Experiment(shipped_project, "tiny", "cpu")).tables["paired"].equals(paired)
     for profile, parts in (("full", ("fm-1/checkpoint", "run.py fm")), ("quick", ("--only driftmethods",))):
-        refuses(lambda p=profile: drift_methods_study.build(Experiment(shipped_project, p, "cpu")), *parts)
+        refuses(lambda p=profile: drift_methods.build(Experiment(shipped_project, p, "cpu")), *parts)
 
 
 def test_the_split_of_the_smallest_profile_and_what_it_keeps(shipped_project, monkeypatch, refuses):
     experiment = Experiment(shipped_project, "tiny", "cpu")
-    artefact = split_study.build(experiment)
+    artefact = split.build(experiment)
     table = artefact.table
     assert list(dict.fromkeys(table["model"])) == ["FM", "DEFAR"]
     slow = table["quantity"].isin(SLOWED)
@@ -68,9 +69,9 @@ def test_the_split_of_the_smallest_profile_and_what_it_keeps(shipped_project, mo
     np.testing.assert_allclose(table["measured"], table["inherent"] + table["of_model"], rtol=1e-6, atol=1e-9)
     assert (table[table["quantity"] == "excess"]["measured"] > 0).all()
     forbid_networks(monkeypatch)
-    assert split_study.build(Experiment(shipped_project, "tiny", "cpu")).table.equals(table)
-    refuses(lambda: split_study.build(Experiment(shipped_project, "full", "cpu")), "gaussian/fm/checkpoint", "run.py")
-    refuses(lambda: split_study.build(Experiment(shipped_project, "quick", "cpu")), "--only split", split_study.TAKES)
+    assert split.build(Experiment(shipped_project, "tiny", "cpu")).table.equals(table)
+    refuses(lambda: split.build(Experiment(shipped_project, "full", "cpu")), "gaussian/fm/checkpoint", "run.py")
+    refuses(lambda: split.build(Experiment(shipped_project, "quick", "cpu")), "--only split", split.TAKES)
 
 
 def test_exact_fields_by_name(shipped_project):

@@ -9,18 +9,18 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 import torch
 
-from .catalog import Artefact, figures_folder
-from .core.samplers import Euler, Heun
-from .core.seeding import image_noise
-from .exact_fields import EXACT, GAUSSIAN
-from .experiment import CLASSES, SEED, SHIPPED
-from .measures.base import Arrays
-from .measures.slow_flow import PAIRINGS, VERSION, bands, both_pairings, changes
-from .paper import paper_values, selected
+from ..catalog import Artefact, figures_folder
+from ..core.samplers import Euler, Heun
+from ..core.seeding import image_noise
+from ..exact_fields import EXACT, GAUSSIAN
+from ..experiment import CLASSES, SEED, SHIPPED
+from ..measures.base import Arrays
+from ..measures.slow_flow import PAIRINGS, VERSION, bands, both_pairings, changes
+from ..paper import paper_values, selected
 
 if TYPE_CHECKING:
-    from .core.datasets import Batch
-    from .experiment import Experiment
+    from ..core.datasets import Batch
+    from ..experiment import Experiment
 
 ID, BASELINE = "slowflow", "SiT"
 NFES, STD = ("nfe", "inversion_nfe"), "inverted_noise_std"

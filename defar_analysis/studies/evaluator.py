@@ -15,20 +15,20 @@ import numpy as np
 import pandas as pd
 import torch
 
-from .artefacts import Artefact, committed, figures_folder
-from .core.devices import keep_heap
-from .evaluating import extractor_for, quality_warnings
-from .experiment import CLASSES, SEED
-from .measures import evaluation as evaluations
-from .measures.base import Arrays
-from .measures.degradations import DegradedImages, GaussianBlur, GaussianNoise, without_classes
-from .measures.evaluation import Evaluation, differences, evaluate
-from .measures.features import FeatureStore, ImageStream, StoredImages
-from .measures.protocols import DEFAULT, Protocol, balanced_indices, protocol
-from .measures.references import Reference, of_images
+from ..artefacts import Artefact, committed, figures_folder
+from ..core.devices import keep_heap
+from ..evaluating import extractor_for, quality_warnings
+from ..experiment import CLASSES, SEED
+from ..measures import evaluation as evaluations
+from ..measures.base import Arrays
+from ..measures.degradations import DegradedImages, GaussianBlur, GaussianNoise, without_classes
+from ..measures.evaluation import Evaluation, differences, evaluate
+from ..measures.features import FeatureStore, ImageStream, StoredImages
+from ..measures.protocols import DEFAULT, Protocol, balanced_indices, protocol
+from ..measures.references import Reference, of_images
 
 if TYPE_CHECKING:
-    from .experiment import Experiment
+    from ..experiment import Experiment
 
 ID, FLOOR, CONTROL = "evaluator", "test images", "other training images"
 SECOND = "offline-effnet-lite2-224"  # another network, other pixels: what both see is not one network's whim

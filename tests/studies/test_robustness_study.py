@@ -10,7 +10,7 @@ from test_shipped import executed_outputs
 from defar_analysis import catalog
 from defar_analysis.measures.protocols import DEFAULT, comparable, protocol
 from defar_analysis.measures.robustness import NFES
-from defar_analysis.robustness_study import (
+from defar_analysis.studies.robustness import (
     BASELINE,
     FLOOR,
     METHOD,
@@ -22,7 +22,7 @@ from defar_analysis.robustness_study import (
     worsens,
 )
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="module")

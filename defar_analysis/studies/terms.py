@@ -11,16 +11,16 @@ import numpy as np
 import pandas as pd
 import torch
 
-from .catalog import Artefact, figures_folder
-from .core.datasets import Batch
-from .core.interpolants import Interpolant, Linear
-from .core.rollout import Draw, VelocityModel
-from .core.seeding import generator_for, image_noise
-from .exact_fields import EXACT
-from .experiment import SEED, SHIPPED
-from .measures.base import Arrays
-from .measures.gradients import gram, terms
-from .measures.terms import (
+from ..catalog import Artefact, figures_folder
+from ..core.datasets import Batch
+from ..core.interpolants import Interpolant, Linear
+from ..core.rollout import Draw, VelocityModel
+from ..core.seeding import generator_for, image_noise
+from ..exact_fields import EXACT
+from ..experiment import SEED, SHIPPED
+from ..measures.base import Arrays
+from ..measures.gradients import gram, terms
+from ..measures.terms import (
     READINGS,
     VERSION,
     bins,
@@ -34,7 +34,7 @@ from .measures.terms import (
 )
 
 if TYPE_CHECKING:
-    from .experiment import Experiment
+    from ..experiment import Experiment
 
 ID, BASELINE = "terms", "SiT"
 TERMS = tuple(terms(Linear()))
