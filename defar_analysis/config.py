@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import datetime
 import difflib
 import json
 import re
@@ -14,21 +15,50 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
-from .errors import DefarError
+from .errors import DefarError, reason
+from .inputs import read_text
 
 T = TypeVar("T")
+LARGEST_TOML = 1 << 20  # bytes of a recipe or a card; the largest of ours has a few thousand
+DEEPEST = 32  # tables in tables; tomllib reads hundreds of thousands, over which everything after it would fall
+LAYERS = 16  # files that extend one another
+_STRING = re.compile(r""""(?:[^"\\\n]|\\.)*+"?|'[^'\n]*+'?""")  # one without an end goes to that of its line
+_CHAIN = re.compile(rf"(?<![\w-])[\w-]++(?:[ \t]*+\.[ \t]*+[\w-]++){{{DEEPEST}}}")  # a.a.a.a...
 
 
 def read_toml(path: Path) -> dict[str, Any]:
     """A TOML file as nested dicts. Raises DefarError where it is missing or not TOML."""
     try:
-        return tomllib.loads(Path(path).read_text(encoding="utf-8"))
+        return _checked(_parsed(read_text(path, LARGEST_TOML)))
     except FileNotFoundError:
         raise DefarError(f"{path}: no such file") from None
     except IsADirectoryError:
         raise DefarError(f"{path}: is a folder; name a TOML file in it") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError, RecursionError) as error:
-        raise DefarError(f"{path}: cannot be read as TOML: {error}") from None
+    except DefarError as error:
+        raise DefarError(f"{path}: cannot be read as TOML: {str(error).removeprefix(f'{path}: ')}") from None
+    except (ValueError, OSError, RecursionError) as error:  # ValueError: no TOML, or a number of 5,000 digits
+        raise DefarError(f"{path}: cannot be read as TOML: {reason(error)}; mend it there") from None
+
+
+def _parsed(text: str) -> dict[str, Any]:
+    """TOML's table; a key of many parts is refused before, since tomllib takes memory by the square of their number."""
+    if _CHAIN.search(_STRING.sub("q", text)):
+        raise DefarError(f"a key of more than {DEEPEST} parts; write it shorter")
+    return tomllib.loads(text)
+
+
+def _checked(table: dict[str, Any]) -> dict[str, Any]:
+    """`table`, if its whole numbers have TOML's 64 bits and its tables are nested as a person nests them."""
+    level: list[Any] = [table]
+    for _ in range(DEEPEST):
+        inside = [part for value in level for part in (value.values() if isinstance(value, dict) else value)]
+        for value in inside:
+            if isinstance(value, int) and not -(2**63) <= value < 2**63:
+                raise DefarError(f"a whole number of {value.bit_length()} bits; TOML's have 64: give a smaller one")
+        level = [value for value in inside if isinstance(value, dict | list)]
+        if not level:
+            return table
+    raise DefarError(f"tables or lists nested more than {DEEPEST} deep; write it flatter")
 
 
 def read_layers(path: Path, seen: tuple[Path, ...] = ()) -> dict[str, Any]:
@@ -37,9 +67,11 @@ def read_layers(path: Path, seen: tuple[Path, ...] = ()) -> dict[str, Any]:
     Raises DefarError for files that extend each other in a circle.
     """
     path = Path(path)
+    table = read_toml(path)
     if path.resolve() in seen:
         raise DefarError(f"{path}: extends itself, by way of {', '.join(p.name for p in seen)}")
-    table = read_toml(path)
+    if len(seen) >= LAYERS:
+        raise DefarError(f"{path}: more than {LAYERS} files extend one another; write some of them together")
     below = table.pop("extends", None)
     if below is None:
         return table
@@ -95,10 +127,13 @@ def override(table: dict[str, Any], assignments: Sequence[str]) -> dict[str, Any
             if not isinstance(node, dict):
                 raise DefarError(f"--set {assignment!r}: {parent!r} is a value, not a table")
         try:
-            node[leaf] = tomllib.loads(f"v = {text}")["v"]
-        except tomllib.TOMLDecodeError:
+            node[leaf] = _parsed(f"v = {text}")["v"]
+        except (ValueError, RecursionError):  # no TOML, so a word
             node[leaf] = text.strip()
-    return result
+    try:
+        return _checked(result)
+    except DefarError as error:
+        raise DefarError(f"--set {' '.join(assignments)}: {error}") from None
 
 
 def dump_toml(table: dict[str, Any], prefix: str = "") -> str:
@@ -124,6 +159,10 @@ def _toml_value(value: Any) -> str:
         return "true" if value else "false"
     if isinstance(value, list | tuple):
         return "[" + ", ".join(map(_toml_value, value)) + "]"
+    if isinstance(value, dict):  # a table in a list
+        return "{" + ", ".join(f"{_toml_key(key)} = {_toml_value(part)}" for key, part in value.items()) + "}"
+    if isinstance(value, datetime.date | datetime.time):
+        return value.isoformat()
     return repr(value)
 
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
-from .errors import DefarError
+from .errors import DefarError, reason
+from .inputs import read_bytes
 
 # row: the method. setting: what else tells rows apart ("key=value; ..."). x: NFE, steps or t, as x_name says.
 # condition: "cfg", "no cfg" or "". kind: "value", "difference" (printed as one, to the row that `against` names), or
@@ -28,14 +30,17 @@ def paper_values(root: Path, id: str | None = None) -> pd.DataFrame:
     """
     path = Path(root) / "reproduce" / "paper_values.csv"
     try:
-        table = pd.read_csv(path, dtype={"value": str}, keep_default_na=False)
+        table = pd.read_csv(io.BytesIO(read_bytes(path)), dtype={"value": str}, keep_default_na=False)
     except (OSError, ValueError) as error:
         raise DefarError(f"{path}: {' '.join(str(error).split())[:120]}; take it from a clone of the project") from None
     if list(table.columns) != COLUMNS:
         raise DefarError(f"{path}: columns {', '.join(table.columns)}; expected {', '.join(COLUMNS)}")
-    decimals = table["value"].str.partition(".")[2].str.len()
-    numbers = {name: pd.to_numeric(table[name].replace("", np.nan)) for name in ("iters", "x", "value", "spread")}
-    sampled = table["column"].isin(QUALITY) & table["id"].str.startswith("tab")
+    try:
+        decimals = table["value"].str.partition(".")[2].str.len()
+        numbers = {name: pd.to_numeric(table[name].replace("", np.nan)) for name in ("iters", "x", "value", "spread")}
+        sampled = table["column"].isin(QUALITY) & table["id"].astype(str).str.startswith("tab")
+    except (ValueError, TypeError, AttributeError) as error:  # words where numbers belong, or the other way round
+        raise DefarError(f"{path}: {reason(error)}; take it from a clone of the project") from None
     table = table.assign(**numbers, decimals=decimals, n=np.where(sampled, SAMPLES, np.nan))
     if id is None:
         return table

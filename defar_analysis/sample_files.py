@@ -4,20 +4,21 @@ there, all with their provenance."""
 from __future__ import annotations
 
 import csv
-import glob
 import io
 import json
 import shutil
+import sys
 import zipfile
-import zlib
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from .core.arrays import npz_names, read_npy, read_npz
 from .errors import DefarError
 from .files import replaced
+from .inputs import parse_json, read_json
 
 RECORD, LABELS = "samples.json", "labels.csv"
 
@@ -46,12 +47,12 @@ def check_command(place: Path, theirs: dict[str, Any], mine: dict[str, Any]) -> 
 def npz_record(file: Path) -> dict[str, Any]:
     """What :func:`save_npz` recorded in a file, without reading its images. Raises DefarError for a foreign file."""
     try:
-        with np.load(file, allow_pickle=False) as arrays:
-            record = json.loads(str(arrays["provenance"]))
-            if "arr_0" in arrays.files and {"command", "nfe"} <= set(record) and isinstance(record["command"], dict):
-                return record
-    except (ValueError, KeyError, TypeError, AttributeError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error):
-        pass  # all that numpy, zip and JSON say to a file that is something else
+        record = parse_json(str(read_npz(file, ["provenance"])["provenance"]), str(file))
+        known = "arr_0" in npz_names(file) and {"command", "nfe"} <= set(record)
+        if known and isinstance(record["command"], dict) and isinstance(record["nfe"], int):
+            return record
+    except (DefarError, KeyError, TypeError):
+        pass  # no .npz, or one of something else
     raise DefarError(f"{file}: was not written by defar sample; give another --out or remove it")
 
 
@@ -77,17 +78,17 @@ class Kept:
 
     def _take_up(self, file: Path) -> None:
         try:
-            record = json.loads(file.read_text(encoding="utf-8"))
+            record = read_json(file)
             theirs = dict(record["command"])
             self.costs = {int(start): (int(nfe), int(calls)) for start, (nfe, calls) in record["chunks"].items()}
             self.whole = "nfe" in record
-        except (ValueError, KeyError, TypeError, AttributeError):
+        except (ValueError, KeyError, TypeError, AttributeError, OverflowError):
             raise DefarError(f"{file}: cannot be read; remove {self.folder} or give another --out") from None
         check_command(self.folder, theirs, self.command)
 
     def has(self, start: int, names: Sequence[str]) -> bool:
-        """Whether the chunk from image `start` is finished and its files are still there."""
-        return start in self.costs and all((self.folder / name).is_file() for name in names)
+        """Whether the chunk from image `start` is finished and its files are still there, and whole."""
+        return start in self.costs and all(_is_whole(self.folder / name) for name in names)
 
     def add(self, start: int, files: dict[str, np.ndarray], cost: tuple[int, int]) -> None:
         """Keep a finished chunk: its files, .png or .npy, then its cost."""
@@ -121,10 +122,21 @@ class Kept:
             beside.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
 
 
-def sweep(folder: Path, name: str = "") -> None:
-    """Remove what killed runs left half written: all of it, or that of one file."""
-    for stray in folder.glob(f".{glob.escape(name)}*.tmp"):
-        stray.unlink(missing_ok=True)
+def _is_whole(file: Path) -> bool:
+    """Whether a chunk's file is there and as long as it says (.npy), or passes its own checksums (.png)."""
+    from PIL import Image
+
+    try:
+        if file.suffix == ".npy":
+            read_npy(file, mapped=True)
+        else:
+            with Image.open(file, formats=("PNG",)) as picture:
+                picture.verify()
+    except (OSError, ValueError, EOFError, SyntaxError) as error:
+        if file.exists():
+            print(f"{file}: damaged ({' '.join(str(error).split())[:80]}); drawn again", file=sys.stderr)
+        return False
+    return True
 
 
 def save_npz(

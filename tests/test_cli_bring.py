@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hostile import MARKER, OPTIONS, hostile_cards, hostile_weights, write_whole
+from hostile.weights import MARKER, OPTIONS, hostile_cards, hostile_weights, write_whole
 from PIL import Image
 
 from defar_analysis.cli import main

@@ -10,7 +10,7 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "defar_analysis"
 THIRD_PARTY = {"torch", "numpy", "scipy", "safetensors"}
 FLOORS = {"core": (), "measures": ("core",), "plots": ()}
-SHARED = {"_compat", "config", "errors", "files", "provenance"}
+SHARED = {"_compat", "config", "errors", "files", "inputs", "provenance"}
 
 
 def imports(file: Path, top_level_only: bool):

@@ -29,10 +29,11 @@ def write_pair(folder: Path, tensors: dict[str, Tensor], card: AnyCard, network:
     if broken is not None:
         raise DefarError(f"{broken} is not finite in {tensors[broken].dtype}; nothing was written: {mend}")
     folder.mkdir(parents=True, exist_ok=True)
-    with replaced(folder / WEIGHTS) as weights_file, replaced(folder / CARD) as card_file:
+    with replaced(folder / WEIGHTS) as weights_file:
         save_file(tensors, weights_file)
         card = dataclasses.replace(card, sha256=file_sha256(weights_file), network=network)
-        card_file.write_text(dump_toml(dataclasses.asdict(card)), encoding="utf-8")
+        with replaced(folder / CARD) as card_file:
+            card_file.write_text(dump_toml(dataclasses.asdict(card)), encoding="utf-8")
     return folder
 
 

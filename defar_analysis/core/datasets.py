@@ -12,7 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from defar_analysis.core.cifar10 import data_root, one_line, open_cifar10, prepare_cifar10
+from defar_analysis.core.arrays import npz_names, read_npz
+from defar_analysis.core.cifar10 import data_root, open_cifar10, prepare_cifar10
 from defar_analysis.core.pictures import list_pictures, read_picture, visible
 from defar_analysis.errors import DefarError
 
@@ -239,17 +240,13 @@ def npz_dataset(path: str | Path) -> ImageDataset:
     Raises DefarError naming the file where it is unreadable or anything in it has another shape or type.
     """
     path = Path(path).expanduser()
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            keys = ("arr_0", "arr_1") if "arr_0" in file else ("images", "labels")
-            images, labels = (file.get(key) for key in keys)
-            names = ", ".join(file)
-    except FileNotFoundError as error:
-        raise DefarError(f"{path}: no such file") from error
-    except Exception as error:  # zipfile, zlib and numpy each have their own ways to say "broken"
-        raise DefarError(f"{path}: not a readable .npz ({one_line(error)}); write it again") from error
-    if images is None:
-        raise DefarError(f"{path}: it holds {names or 'nothing'}; give arr_0 and arr_1, or images and labels")
+    names = npz_names(path)
+    keys = ("arr_0", "arr_1") if "arr_0" in names else ("images", "labels")
+    if keys[0] not in names:
+        held = ", ".join(names) or "nothing"
+        raise DefarError(f"{path}: it holds {held}; give arr_0 and arr_1, or images and labels")
+    found = read_npz(path, keys)
+    images, labels = (found.get(key) for key in keys)
     if images.ndim != 4 or images.dtype != np.uint8:
         raise DefarError(f"{path}: {keys[0]} is {images.dtype} {images.shape}; give uint8 (N,H,W,C)")
     images = _channels_first(path, keys[0], images)

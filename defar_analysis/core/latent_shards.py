@@ -55,7 +55,7 @@ def open_source(name: str, split: str = "train", root: Path | None = None, size:
     files, labels = list_pictures(folder)
     listing = hashlib.sha256(f"adm {size}\n".encode())
     for file in files:  # their bytes would be read twice: names and sizes tell one set from another
-        listing.update(f"{file.relative_to(folder)} {file.stat().st_size}\n".encode())
+        listing.update(f"{file.relative_to(folder)} {file.stat().st_size}\n".encode("utf-8", "surrogateescape"))
 
     def read(part: range) -> np.ndarray:
         return np.stack([read_picture(files[i], size, None, adm_square) for i in part])

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -23,10 +25,14 @@ from torch import Tensor
 
 from ..errors import DefarError
 from ..files import file_sha256
+from ..inputs import read_json
 from .codecs import Codec, PixelCodec, normalized
 from .datasets import LATENTS_INDEX, Batch, DataSpec, ImageDataset
 
 FORMAT = "defar-latents-1"
+SHARD = re.compile(r"shard-\d{6,}\.safetensors")
+LARGEST_LATENT = 1 << 24  # numbers in one; those of ImageNet at 512 x 512 have 16,384
+LARGEST = 1e12  # of scale and shift: beyond it float32 keeps nothing of a latent
 SIDE = "labels.safetensors"  # labels, and where the codec has them, its mean and std
 
 
@@ -82,7 +88,13 @@ class LatentDataset:
     @cached_property
     def labels(self) -> np.ndarray | None:
         """(N,) int64, or None."""
-        return self._side["labels"].numpy() if "labels" in self._side else None
+        if "labels" not in self._side:
+            return None
+        labels = self._side["labels"].numpy()
+        classes = self.num_classes or np.inf
+        if labels.shape != (len(self),) or labels.dtype != np.int64 or labels.min() < 0 or labels.max() >= classes:
+            raise DefarError(f"{self.folder / SIDE}: labels are {labels.dtype} {labels.shape}; write the latents again")
+        return labels
 
     def batch(
         self,
@@ -127,7 +139,15 @@ class LatentDataset:
     def _shard(self, number: int) -> dict[str, Tensor]:
         if number not in self._shards:
             entry = self.index["shards"][number]
-            self._shards[number] = _checked(self.folder / entry["file"], entry["sha256"])
+            tensors = _checked(self.folder / entry["file"], entry["sha256"])
+            expected = (entry["count"], *self.shape)
+            for name in ("mean", "std", *(("mean_flipped", "std_flipped") if self.index["flip"] else ())):
+                tensor = tensors.get(name)
+                if tensor is None or tensor.shape != expected or not tensor.is_floating_point():
+                    raise DefarError(f"{self.folder / entry['file']}: {name} is no {expected}; write the latents again")
+                if not bool(tensor.isfinite().all()):
+                    raise DefarError(f"{self.folder / entry['file']}: {name} is not finite; write the latents again")
+            self._shards[number] = tensors
         return self._shards[number]
 
 
@@ -145,25 +165,40 @@ def read_index(folder: Path) -> dict[str, Any]:
     """latents.json. Raises DefarError where it is missing or damaged."""
     file = Path(folder) / LATENTS_INDEX
     try:
-        index = json.loads(file.read_text(encoding="utf-8"))
+        index = read_json(file)
         if index["format"] != FORMAT:
             raise ValueError(f"format {index['format']!r}, this version reads {FORMAT!r}")
         sizes = [index["count"], index["shard"], *index["shape"], *(s["count"] for s in index["shards"])]
-        if not all(isinstance(size, int) and size > 0 for size in sizes) or len(index["shape"]) != 3:
+        if not all(type(size) is int and 0 < size < 2**40 for size in sizes) or len(index["shape"]) != 3:
             raise ValueError("sizes that are none")
-        if any(set(s) != {"file", "count", "sha256"} or Path(s["file"]).name != s["file"] for s in index["shards"]):
+        if math.prod(index["shape"]) > LARGEST_LATENT:
+            raise ValueError(f"latents of {index['shape']}")
+        if any(set(s) != {"file", "count", "sha256"} or not SHARD.fullmatch(s["file"]) for s in index["shards"]):
             raise ValueError("a shard that is none")
         if index["complete"] and sum(s["count"] for s in index["shards"]) != index["count"]:
             raise ValueError("shards are missing")
-        for key in ("scale", "shift", "kind"):
-            index["codec"][key]
-        index["source"]["name"], index["side"], index["flip"]
+        _check_kinds(index)
     except FileNotFoundError:
         raise DefarError(f"{file}: no such file; `defar data latents` writes it") from None
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         reason = " ".join(str(error).split())[:100]
         raise DefarError(f"{file}: damaged or of another kind ({reason}); write the latents again") from None
     return index
+
+
+def _check_kinds(index: dict[str, Any]) -> None:
+    """Raise ValueError where a word is none, or a number cannot be what it is told to be."""
+    codec, source = index["codec"], index["source"]
+    classes, words = source.get("classes"), (codec["kind"], source["name"], index["side"])
+    if not all(isinstance(word, str) and word for word in (*words, *(shard["sha256"] for shard in index["shards"]))):
+        raise ValueError("names or checksums that are none")
+    if classes is not None and not (type(classes) is int and 0 < classes < 2**31):
+        raise ValueError(f"classes {classes!r}")
+    scale, shift = (codec[key] for key in ("scale", "shift"))
+    if not all(type(number) in (int, float) and abs(number) < LARGEST for number in (scale, shift)) or scale <= 0:
+        raise ValueError(f"scale {scale!r}, shift {shift!r}")
+    if not all(isinstance(index[key], bool) for key in ("flip", "complete")):
+        raise ValueError("flip or complete that is neither true nor false")
 
 
 def _checked(file: Path, sha256: str) -> dict[str, Tensor]:

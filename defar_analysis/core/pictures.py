@@ -10,6 +10,8 @@ from defar_analysis.core.cifar10 import one_line
 from defar_analysis.errors import DefarError
 
 ENDINGS = {".png", ".jpg", ".jpeg", ".webp", ".bmp"}
+FORMATS = ("PNG", "JPEG", "BMP", "WEBP")  # whatever the name says: of Pillow's other readers one starts Ghostscript
+MOST_PIXELS = 89_478_485  # of a picture, before or after it is resized: 268 MB as RGB, and where Pillow warns
 
 
 def visible(folder: Path) -> list[Path]:
@@ -18,7 +20,11 @@ def visible(folder: Path) -> list[Path]:
 
 
 def _pictures(folder: Path) -> list[Path]:
-    return [file for file in visible(folder) if file.suffix.lower() in ENDINGS and file.is_file()]
+    named = [file for file in visible(folder) if file.suffix.lower() in ENDINGS and not file.is_dir()]
+    for file in named:
+        if not file.is_file():  # left out, it would be missed, or shift its class's labels
+            raise DefarError(f"{file}: is no file, perhaps a link to nowhere; mend or remove it")
+    return named
 
 
 def list_pictures(path: Path) -> tuple[list[Path], np.ndarray | None]:
@@ -50,17 +56,20 @@ def read_picture(
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(file) as picture:
-                if picture.mode.startswith(("I", "F")):
+            with Image.open(file, formats=FORMATS) as picture:
+                deep = any(";16B" in str(tile) for tile in picture.tile)  # Pillow would cut 16-bit RGB, and not say so
+                if picture.mode.startswith(("I", "F")) or deep:
                     raise DefarError(f"{file}: more than 8 bits per channel ({picture.mode}); convert it to 8-bit RGB")
                 width, height = picture.size
+                if width * height > MOST_PIXELS:
+                    raise DefarError(f"{file}: refused, too many pixels ({width}x{height}); make it smaller")
                 if size is None and shape not in (None, (3, height, width)):
                     raise DefarError(f"{file}: {width}x{height}, the others {shape[2]}x{shape[1]}; give a size")
                 picture = picture.convert("RGB")
                 picture = (crop or square)(picture, size) if size else picture
                 return np.asarray(picture).transpose(2, 0, 1)
-    except DefarError:
-        raise
+    except DefarError as error:
+        raise DefarError(f"{file}: {str(error).removeprefix(f'{file}: ')}") from None
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise DefarError(f"{file}: refused, too many pixels ({one_line(error)}); make it smaller") from error
     except Exception as error:  # PIL's decoders raise OSError, SyntaxError, struct.error, ... for a broken file
@@ -84,6 +93,9 @@ def adm_square(picture, size: int):
     while min(picture.size) >= 2 * size:
         picture = picture.resize(tuple(side // 2 for side in picture.size), resample=Image.Resampling.BOX)
     scale = size / min(picture.size)
-    picture = picture.resize(tuple(round(side * scale) for side in picture.size), resample=Image.Resampling.BICUBIC)
+    sides = tuple(round(side * scale) for side in picture.size)
+    if sides[0] * sides[1] > MOST_PIXELS:
+        raise DefarError(f"a strip of {picture.size} would become one of {sides} pixels; cut it before")
+    picture = picture.resize(sides, resample=Image.Resampling.BICUBIC)
     left, top = (picture.width - size) // 2, (picture.height - size) // 2
     return picture.crop((left, top, left + size, top + size))

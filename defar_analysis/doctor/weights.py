@@ -11,7 +11,7 @@ from torch import Tensor
 from ..core.adapters import described
 from ..core.cards import WEIGHTS
 from ..core.checkpoints import Checkpoint, tensors_digest
-from ..core.runs import STATE
+from ..core.states import saved_states
 from .findings import Finding, fails, passes, untold
 
 NAME = "weights"
@@ -28,7 +28,7 @@ def averaged(path: Path, checkpoint: Checkpoint) -> Finding:
     state = _state(path)
     if state is not None:
         return _by_state(says, state, checkpoint)
-    return untold(NAME, f'the card says "{says}"; neither its [source] nor a {STATE} beside it can tell')
+    return untold(NAME, f'the card says "{says}"; neither its [source] nor a run\'s state beside it can tell')
 
 
 def _by_digest(says: str, raw: str, ema: str, entry: str | None, path: Path) -> Finding:
@@ -48,7 +48,7 @@ def _by_state(says: str, state: dict[str, dict[str, Tensor]], checkpoint: Checkp
     ours = described(checkpoint.model)[1].state_dict()
     far = {"raw": _distance(ours, state["model"]), "ema": _distance(ours, state["ema"])}
     if min(far.values()) > ROUNDED:
-        return untold(NAME, f'the card says "{says}"; the run\'s {STATE} is of another step')
+        return untold(NAME, f'the card says "{says}"; the run\'s last state is of another step')
     found = min(far, key=far.get)
     seen = f"{far['ema']:.0e} from the run's averaged weights, {far['raw']:.0e} from its raw ones"
     if max(far.values()) <= ROUNDED:
@@ -71,8 +71,8 @@ def _distance(a: dict[str, Tensor], b: dict[str, Tensor]) -> float:
 
 def _state(path: Path) -> dict[str, dict[str, Tensor]] | None:
     """The state of the run whose checkpoint this is, where it lies beside and can be read as tensors."""
-    file = _folder(path).resolve().parent / STATE
     try:
+        file = saved_states(_folder(path).resolve().parent)[0]
         state = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
         return {key: dict(state[key]) for key in ("model", "ema")}
     except Exception:  # absent, damaged, or another program's: then it tells nothing

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ..artefacts import checked_profile
+from ..artefacts import checked_profile, checked_root
 from ..core.checkpoints import Checkpoint, load_checkpoint
 from ..core.datasets import ImageDataset, open_dataset
 from ..core.devices import resolve_device
@@ -18,7 +18,7 @@ from .inspector import Inspector
 
 def shipped_checkpoints(root: Path) -> dict[str, Path]:
     """Folders of the shipped checkpoints by method. Raises DefarError where `root` is no clone of the project."""
-    folder = Path(root) / "reproduce" / "checkpoints"
+    folder = checked_root(root) / "reproduce" / "checkpoints"
     if not folder.is_dir():
         raise DefarError(f"{folder}: not there; give checkpoints, or name a clone of the project with --root")
     return {name: folder / inside for name, inside in SHIPPED.items()}

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from ..core.arrays import npz_names, read_npz
 from ..core.datasets import ImageDataset, data_root, open_dataset
 from ..errors import DefarError
 from ..files import file_sha256
@@ -107,15 +108,9 @@ def of_images(
 
 def _statistics(file: Path) -> dict[str, np.ndarray] | None:
     """What a file of statistics holds of STATISTICS and arr_0; None for an .npz without any."""
-    try:
-        with np.load(file, allow_pickle=False) as arrays:
-            if "mu" not in arrays or "sigma" not in arrays:
-                return None
-            return {key: np.asarray(arrays[key]) for key in (*sum(STATISTICS, ()), "arr_0") if key in arrays}
-    except FileNotFoundError:
-        raise DefarError(f"{file}: no such file; name a reference that is there") from None
-    except Exception as error:  # zipfile, zlib and numpy each have their own ways to say "broken"
-        raise DefarError(f"{file}: not a readable .npz ({str(error)[:80]}); get or write it again") from None
+    if not {"mu", "sigma"} <= set(npz_names(file)):
+        return None
+    return read_npz(file, (*sum(STATISTICS, ()), "arr_0"))
 
 
 def _from_statistics(
@@ -127,6 +122,9 @@ def _from_statistics(
         if mean not in found or covariance not in found:
             gaussians.append(None)
             continue
+        if found[mean].dtype.kind != "f" or found[covariance].dtype.kind != "f":
+            kinds = f"{found[mean].dtype} and {found[covariance].dtype}"
+            raise DefarError(f"{file}: {mean} and {covariance} are {kinds}, no floats; get or write it again")
         if size is not None and found[mean].shape != (size,):
             raise DefarError(
                 f"{file}: {mean} has shape {found[mean].shape}, {extractor.name} has {size} features; take statistics "

@@ -1,7 +1,7 @@
 """More than 200 broken and hostile files: one line each, nothing of them is run, nothing is written."""
 
 import pytest
-from hostile import MARKER, hostile_cards, hostile_weights, write_whole
+from hostile.weights import MARKER, hostile_cards, hostile_weights, write_whole
 
 from defar_analysis.core.cards import CARD, WEIGHTS
 from defar_analysis.core.checkpoints import load_checkpoint

@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import load_file, save, save_file
 from torch import Tensor
 
-FIXTURE = Path(__file__).parent / "fixtures" / "sit_plain.safetensors"
+FIXTURE = Path(__file__).parents[1] / "fixtures" / "sit_plain.safetensors"
 MARKER = "code_was_run"
 OPTIONS = ("--family", "sit", "--set", "num_heads=2")  # with which the whole file imports
 
