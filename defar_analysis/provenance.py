@@ -29,8 +29,8 @@ def environment() -> dict[str, Any]:
 def git_commit(folder: Path) -> str | None:
     """The commit that `folder` is at, with "+" where files differ from it; None outside a repository."""
     try:
-        run = ["git", "-C", str(folder), "describe", "--always", "--abbrev=12", "--dirty=+"]
-        return subprocess.run(run, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
+        commit = _git(folder, "describe", "--always", "--abbrev=12")
+        return f"{commit}{'+' if _git(folder, 'status', '--porcelain', '--untracked-files=no') else ''}"
     except (OSError, subprocess.SubprocessError):
         return None
 
@@ -39,15 +39,20 @@ def last_commit(files: list[Path]) -> str | None:
     """The commit that last changed any of the files, with "+" where one differs from it by now; None outside of one."""
     if not files:
         return None
-    git = ["git", "-C", str(files[0].parent)]
-    names = [str(file.absolute()) for file in files]
+    folder, names = files[0].parent, [str(file.absolute()) for file in files]
     try:
-        run = {"capture_output": True, "text": True, "check": True, "timeout": 10}
-        commit = subprocess.run([*git, "log", "-1", "--format=%h", "--abbrev=12", "--", *names], **run).stdout.strip()
-        changed = subprocess.run([*git, "status", "--porcelain", "--", *names], **run).stdout.strip()
+        commit = _git(folder, "log", "-1", "--format=%h", "--abbrev=12", "--", *names)
+        changed = _git(folder, "status", "--porcelain", "--", *names)
     except (OSError, subprocess.SubprocessError):
         return None
     return f"{commit}{'+' if changed else ''}" if commit else None
+
+
+def _git(folder: Path, *words: str) -> str:
+    """What git says of a repository that it only reads: a run killed meanwhile must not leave it locked, as by
+    `git describe --dirty`, which writes the index whatever it is told."""
+    run = ["git", "--no-optional-locks", "-C", str(folder), *words]
+    return subprocess.run(run, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
 
 
 def digest(value: Any) -> str:

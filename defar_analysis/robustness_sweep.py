@@ -44,7 +44,7 @@ from .robustness_report import Robustness
 from .sample_files import npz_record
 from .sample_plans import Plan, solver_named
 from .sample_source import ImageSource
-from .sampling import finished, sample_to_file
+from .sampling import finished, sample_to_file, settled
 
 EVALUATIONS = {"euler": 1, "em": 1, "heun": 2}  # of one step
 SEED = 0
@@ -188,7 +188,7 @@ class Sweep:
 
     def _evaluated(self, cell: Cell) -> Evaluation:
         file = self.samples(cell)
-        if not self._is_sampled(cell):
+        if not settled(file, self.source(cell).command):
             self._sample(cell)
         counted = npz_record(file)["nfe"]
         if counted != cell.nfe:

@@ -22,6 +22,7 @@ from .errors import DefarError
 FIELDS = {"ts-label": LabelShift, "es": EpsilonScaling}
 STEPS = {"ts-target": TargetShift, "dcw": DCW, "dcw-haar": DCWHaar}
 CORRECTIONS = FIELDS | STEPS
+MOST_IMAGES, LARGEST_CHUNK = 10_000_000, 65_536  # beyond both it is a slip that would fill memory with labels alone
 EXAMPLES = ("ts-label=0.02", "es=1.005", "ts-target=0.005", "dcw=0.005", "dcw-haar=0.01,0.01")
 
 
@@ -52,6 +53,9 @@ class Plan:
         for name in ("count", "chunk"):
             if getattr(self, name) < 1:
                 raise DefarError(f"{name} = {getattr(self, name)} must be at least 1")
+        for name, most in (("count", MOST_IMAGES), ("chunk", LARGEST_CHUNK)):
+            if getattr(self, name) > most:
+                raise DefarError(f"{name} = {getattr(self, name)} is more than any sampling takes; give at most {most}")
         for name in ("interval", "channels"):
             value = getattr(self, name)
             if self.guidance is None and value is not None:

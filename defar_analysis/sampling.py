@@ -8,19 +8,21 @@ processes share the chunks and the first one writes: the same command, the same 
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Sequence
-from contextlib import closing, contextmanager, suppress
+from contextlib import AbstractContextManager, closing, contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
+from .core.arrays import read_npy
 from .core.checkpoints import load_checkpoint
 from .core.devices import keep_heap
 from .core.parallel import Processes, joined
 from .core.runs import stop_requests
 from .core.samplers import Dopri5
 from .errors import DefarError, Interrupted
+from .files import alone, tidy
 from .provenance import environment
 from .sample_files import (
     Kept,
@@ -33,12 +35,11 @@ from .sample_files import (
     save_labels,
     save_npz,
     save_png,
-    sweep,
 )
 from .sample_plans import Plan, solver_named
 from .sample_source import ImageSource
 
-__all__ = ["Plan", "compare_to_file", "finished", "sample_to_file", "solver_named"]
+__all__ = ["Plan", "compare_to_file", "finished", "sample_to_file", "settled", "solver_named"]
 
 BAR = "{l_bar}{bar}| {n_fmt}/{total_fmt} [{elapsed}<{remaining}, {rate_noinv_fmt}]"
 
@@ -52,7 +53,7 @@ def sample_to_file(checkpoint: Path, out: Path, plan: Plan, device: str = "auto"
     anything but this command's samples; Interrupted after Ctrl-C or SIGTERM, which wait for the chunk in work.
     """
     out = output_place(out)
-    with _together(device) as (processes, where):
+    with _together(device) as (processes, where), _alone(out, processes):
         source = ImageSource(load_checkpoint(checkpoint, device=where), plan, where)
         command = source.command
         if processes.told(processes.first and finished(out, command)):
@@ -85,6 +86,14 @@ def finished(out: Path, command: dict[str, Any]) -> bool:
         return False
     kept = Kept(out, command)
     return kept.whole and all((out / f"{index:06d}.png").is_file() for index in range(command["count"]))
+
+
+def settled(out: Path, command: dict[str, Any]) -> bool:
+    """Whether `out` is finished; what a kill left beside it is then removed. Raises DefarError as `finished` does."""
+    with alone(out):
+        if there := finished(out, command):
+            _tidied(out, command)
+        return there
 
 
 def compare_to_file(checkpoints: Sequence[Path], out: Path, plan: Plan, device: str = "auto") -> str | None:
@@ -134,6 +143,11 @@ def _together(device: str) -> Iterator[tuple[Processes, torch.device]]:
         yield processes, where
 
 
+def _alone(out: Path, processes: Processes) -> AbstractContextManager:
+    """No other command writes to `out` meanwhile: it is waited for, and may leave nothing to do."""
+    return alone(out) if processes.first else nullcontext()
+
+
 def _cost(plan: Plan, nfe: int) -> str:
     most = "at most " if isinstance(plan.solver, Dopri5) else ""
     return f"{plan.solver}, {most}{nfe} evaluations for each image{plan.extras}, seed {plan.seed}"
@@ -142,12 +156,12 @@ def _cost(plan: Plan, nfe: int) -> str:
 def _tidied(out: Path, command: dict[str, Any]) -> int:
     """The evaluations that finished samples took; what a kill just before the end left beside them is removed."""
     if out.suffix != ".npz":
-        sweep(out)
+        tidy(out)
         return max(nfe for nfe, _ in Kept(out, command).costs.values())
     if _parts(out).is_dir():
         with suppress(DefarError):  # another command's: left alone
             Kept(_parts(out), command).remove()
-    sweep(out.parent, out.name)
+    tidy(out.parent, out.name)
     return npz_record(out)["nfe"]
 
 
@@ -163,11 +177,10 @@ def _npz(source: ImageSource, out: Path, processes: Processes) -> list[tuple[int
     costs = _resumed(source, out, kept, processes, lambda part: [name(part.start)], lambda images: [images])
     if kept is not None:
         channels, height, width = source.loaded.pixel_shape
-        parts = (np.load(kept.folder / name(start), allow_pickle=False) for start in source.starts)
+        parts = (read_npy(kept.folder / name(start)) for start in source.starts)
         labels = None if source.labels is None else source.labels.numpy()
         save_npz(out, parts, (source.plan.count, height, width, channels), labels, _provenance(kept.command, costs))
         kept.remove()
-        sweep(out.parent, out.name)
     return costs
 
 
@@ -184,7 +197,6 @@ def _folder(source: ImageSource, out: Path, processes: Processes) -> list[tuple[
         if source.labels is not None:
             save_labels(out, names(range(source.plan.count)), source.labels.numpy())
         kept.finish(_provenance(kept.command, costs))
-        sweep(out)
     return costs
 
 

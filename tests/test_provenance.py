@@ -1,10 +1,11 @@
 """Where numbers come from: the commit that last changed them."""
 
+import os
 import subprocess
 
 import pytest
 
-from defar_analysis.provenance import last_commit
+from defar_analysis.provenance import git_commit, last_commit
 
 
 @pytest.fixture
@@ -41,3 +42,17 @@ def test_what_no_commit_holds_has_none(repository, tmp_path_factory):
     (folder / "new").write_text("1")
     assert last_commit([folder / "new"]) is None and last_commit([]) is None
     assert last_commit([tmp_path_factory.mktemp("elsewhere") / "a"]) is None
+
+
+def test_reading_the_commit_leaves_the_index_alone(repository):
+    folder, commit = repository
+    now = commit(a="1", b="1")
+    os.utime(folder / "a", (0, 0))  # git would note in the index that it has looked at it again
+    index = folder / ".git" / "index"
+    before = index.stat().st_ino, index.read_bytes()  # whoever writes it locks it, and a kill would leave the lock
+    assert (git_commit(folder), last_commit([folder / "a"])) == (now, now)
+    (folder / "b").write_text("2")
+    (folder / "untracked").write_text("3")
+    assert git_commit(folder) == f"{now}+" and last_commit([folder / "b"]) == f"{now}+"
+    assert (index.stat().st_ino, index.read_bytes()) == before
+    assert git_commit(folder.parent) is None

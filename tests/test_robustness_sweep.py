@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 import torch
 
-from defar_analysis import evaluating, robustness_sweep, sample_source
+from defar_analysis import evaluating, robustness_sweep, sample_source, sampling
 from defar_analysis.cli import main
 from defar_analysis.core.checkpoints import Card, load_checkpoint, save_checkpoint
 from defar_analysis.core.datasets import ImageDataset, npz_dataset
@@ -391,6 +391,22 @@ def test_mistakes_end_with_status_2_and_one_line(folder, capsys, steps):
         errors = [line for line in said.err.splitlines() if line.startswith("defar: error: ")]
         assert said.out == "" and len(errors) == 1 and part in errors[0] and said.err.endswith(f"{errors[0]}\n")
     assert steps[0] == []
+
+
+def test_what_a_kill_left_beside_finished_samples_is_removed(folder, monkeypatch):
+    def killed(self):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(sampling.Kept, "remove", killed)  # the file is there, its parts still are
+        with pytest.raises(KeyboardInterrupt):
+            run(a_sweep((2,)), "sit")
+    samples = folder / "results" / "samples"
+    (file,) = samples.glob("*.npz")
+    (samples / f".{file.name}.lock").touch()
+    assert (samples / f"{file.name}.parts").is_dir()
+    run(a_sweep((2,)), "sit")
+    assert {path.suffix for path in samples.iterdir()} == {".npz"}
 
 
 def test_files_are_whole_or_not_there(folder, monkeypatch):

@@ -8,10 +8,12 @@ import subprocess
 import sys
 import time
 import zipfile
+from contextlib import ExitStack
 
 import numpy as np
 import pytest
 import torch
+from disk import full_after
 from PIL import Image
 
 from defar_analysis import sample_source, sampling
@@ -20,6 +22,7 @@ from defar_analysis.core.networks import SiT
 from defar_analysis.core.samplers import Dopri5, Euler, EulerMaruyama, Heun
 from defar_analysis.core.seeding import image_noise, random_labels
 from defar_analysis.errors import DefarError, Interrupted
+from defar_analysis.files import HOST
 from defar_analysis.sample_files import named_rows, row_names
 from defar_analysis.sampling import Plan, compare_to_file, finished, sample_to_file, solver_named
 
@@ -146,6 +149,34 @@ def test_an_interrupted_run_goes_on_bit_for_bit(solver, out, folder, stopped_aft
     assert run(out, plan) and len(chunks) == 2  # nothing is left to do
 
 
+@pytest.mark.parametrize("out", ["a.npz", "a"])
+def test_a_full_disk_names_the_file_and_finished_chunks_are_kept(out, folder, stopped_after):
+    run(f"whole{out[1:]}", PLAN)
+    with ExitStack() as stack, pytest.raises(OSError, match=r"(too large|whole).*'a(\.npz\.parts)?/000003"):
+        stopped_after(2, lambda: stack.enter_context(full_after(100)))
+        run(out, PLAN)
+    assert not list(folder.rglob(".*")) and not (folder / "a.npz").exists()
+    chunks = stopped_after(0, interrupt)
+    run(out, PLAN)
+    assert len(chunks) == 2  # one of three was kept
+    files = [(f, folder / "whole" / f.name) for f in (folder / "a").glob("*")] or [(folder / out, folder / "whole.npz")]
+    assert all(ours.read_bytes() == theirs.read_bytes() for ours, theirs in files)
+
+
+@pytest.mark.parametrize(("out", "file"), [("a.npz", "a.npz.parts/000000.npy"), ("a", "a/000001.png")])
+def test_a_damaged_part_is_drawn_again(out, file, folder, stopped_after, capsys):
+    run(f"whole{out[1:]}", PLAN)
+    stopped_after(3, interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        run(out, PLAN)
+    (folder / file).write_bytes((folder / file).read_bytes()[:-7])
+    chunks = stopped_after(0, interrupt)
+    run(out, PLAN)
+    assert len(chunks) == 2 and f"{file}: damaged" in capsys.readouterr().err
+    files = [(f, folder / "whole" / f.name) for f in (folder / "a").glob("*")] or [(folder / out, folder / "whole.npz")]
+    assert all(ours.read_bytes() == theirs.read_bytes() for ours, theirs in files)
+
+
 @pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
 def test_a_request_to_stop_waits_for_the_chunk(signum, folder, stopped_after):
     handlers = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
@@ -155,6 +186,11 @@ def test_a_request_to_stop_waits_for_the_chunk(signum, folder, stopped_after):
     assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == handlers
     stopped_after(3, lambda: os.kill(os.getpid(), signum))
     assert "7 images" in run("b", PLAN)  # asked in the last chunk: it is finished
+
+
+def half_written(name, process=2**22 + 1):
+    """What a process that was killed has left; there is none of such a number."""
+    return f".{name}.{HOST}-{process}.tmp"
 
 
 def test_a_killed_run_goes_on(folder):
@@ -168,7 +204,7 @@ def test_a_killed_run_goes_on(folder):
     assert process.communicate()[1] == b""
     chunks = json.loads((folder / "a" / "samples.json").read_text())["chunks"]
     assert 2 <= len(chunks) < 1000
-    (folder / "a" / ".000099.png.1.tmp").touch()  # half written
+    (folder / "a" / half_written("000099.png")).touch()
     record = json.loads((folder / "a" / "samples.json").read_text())
     record["command"]["count"] = 16  # as if fewer had been asked for
     record["chunks"] = {start: chunks[start] for start in ("0", "4")}
@@ -229,11 +265,13 @@ def test_killed_between_the_npz_and_tidying_up_it_goes_on(folder, monkeypatch):
             run("a.npz", PLAN)
     before = (folder / "a.npz").read_bytes()
     (folder / "a.npz.parts" / "000003.npy").unlink()
-    (folder / ".a.npz.77.tmp").touch()
-    (folder / ".b.npz.77.tmp").touch()
+    for name in ("a.npz", "b.npz"):
+        (folder / half_written(name)).touch()
+    (folder / half_written("a.npz", os.getppid())).touch()  # of a process that lives
     run("a.npz", PLAN)
     assert (folder / "a.npz").read_bytes() == before and not (folder / "a.npz.parts").exists()
-    assert [path.name for path in folder.glob(".*")] == [".b.npz.77.tmp"]
+    left = {half_written("b.npz"), half_written("a.npz", os.getppid())}
+    assert {path.name for path in folder.glob(".*")} == left
 
 
 def interrupt_method(self):

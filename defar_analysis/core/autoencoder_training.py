@@ -1,7 +1,7 @@
 """Training a small KL autoencoder: mean squared error of the image, and a little of the posterior's KL divergence.
 
 Step n draws from a generator seeded by (seed, n): a run resumed at step n is bit for bit the run that was never
-stopped. A run's folder holds recipe.toml, log.jsonl, state.pt and in the end autoencoder/.
+stopped. A run's folder holds recipe.toml, log.jsonl, the newest states and in the end autoencoder/.
 """
 
 from __future__ import annotations
@@ -20,12 +20,13 @@ from torch import Tensor
 
 from ..config import from_table, override, read_layers
 from ..errors import DefarError
+from ..files import alone
 from .autoencoders import AutoencoderCard, load_autoencoder, save_autoencoder
 from .codecs import PixelCodec
 from .datasets import ImageDataset, open_dataset
 from .devices import keep_heap, resolve_device
 from .networks.autoencoder import KLAutoencoder
-from .recipes import Optimizer
+from .recipes import Optimizer, check_run_name
 from .runs import claim, stop_requests
 from .seeding import generator_for
 from .side_runs import SideRun
@@ -84,8 +85,7 @@ class AutoencoderRecipe:
             raise DefarError(
                 f"kl_weight = {self.kl_weight} must not be negative and ema_decay = {self.ema_decay} lie in [0, 1)"
             )
-        if self.name in ("", ".", "..") or set(self.name) & set("/\\"):
-            raise DefarError(f"name = {self.name!r}; it names the run's folder: give a word without / or \\")
+        check_run_name(self.name)
 
 
 def load_autoencoder_recipe(path: Path, assignments: tuple[str, ...] = ()) -> AutoencoderRecipe:
@@ -106,17 +106,24 @@ def train_autoencoder(
         open_dataset(data.name, split, root=data_root, size=data.image_size) for split in (data.split, data.test_split)
     )
     run = AutoencoderRun(recipe, dataset, where)
-    claim(folder, recipe, load_autoencoder_recipe)
     if where.type == "cpu":
         keep_heap()
-    run.resume(folder)
-    if run.step == recipe.steps and (folder / AUTOENCODER).is_dir():
-        load_autoencoder(folder / AUTOENCODER)
-        print(f"{folder}: already trained for {run.step} steps", file=sys.stderr)
-        return folder / AUTOENCODER
-    with stop_requests() as stop:
-        run.to_the_end(folder, stop)
-    return save_autoencoder(folder / AUTOENCODER, run.ema.model, run.card(dataset, test))
+    with alone(folder, "wait, or give another --out"):
+        claim(folder, recipe, load_autoencoder_recipe)
+        run.resume(folder)
+        if run.step == recipe.steps and _is_whole(folder / AUTOENCODER):
+            print(f"{folder}: already trained for {run.step} steps", file=sys.stderr)
+            return folder / AUTOENCODER
+        with stop_requests() as stop:
+            run.to_the_end(folder, stop)
+        return save_autoencoder(folder / AUTOENCODER, run.ema.model, run.card(dataset, test))
+
+
+def _is_whole(folder: Path) -> bool:
+    try:
+        return bool(load_autoencoder(folder))
+    except DefarError:  # absent, or killed between its two files: written again
+        return False
 
 
 class AutoencoderRun(SideRun):

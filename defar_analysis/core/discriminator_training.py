@@ -4,7 +4,7 @@ checkpoint, at all t, by binary cross-entropy.
 The samples are drawn once and kept as bytes. Sample i has the label of data image i, so both sides hold every class
 equally often, as the ratio of class-conditional densities wants it. Step n draws from a generator seeded by (seed, n):
 a run resumed at step n is bit for bit the run that was never stopped. A run's folder holds recipe.toml, samples/,
-log.jsonl, state.pt and in the end discriminator/.
+log.jsonl, the newest states and in the end discriminator/.
 """
 
 from __future__ import annotations
@@ -22,7 +22,8 @@ from torch import Tensor
 
 from ..config import dump_toml, from_table, read_toml
 from ..errors import DefarError, Interrupted
-from ..files import replaced
+from ..files import alone, replaced
+from .arrays import read_npy
 from .checkpoints import Checkpoint, load_checkpoint
 from .datasets import ImageDataset, open_dataset
 from .devices import keep_heap, resolve_device
@@ -49,15 +50,15 @@ def train_discriminator(
     checkpoint = load_checkpoint(Path(recipe.checkpoint), device=where)
     dataset = open_dataset(recipe.data.name, recipe.data.split, root=data_root, size=recipe.data.image_size)
     _check_fit(recipe, checkpoint, dataset)
-    _claim(folder, recipe, checkpoint, dataset)
     if where.type == "cpu":
         keep_heap()
-    with stop_requests() as stop:
+    with alone(folder, "wait, or give another --out"), stop_requests() as stop:
+        _claim(folder, recipe, checkpoint, dataset)
         pairs = _draw_pairs(recipe, folder, checkpoint, dataset, where, stop)
         run = DiscriminatorRun(recipe, checkpoint, pairs, where)
         run.resume(folder)
         run.to_the_end(folder, stop)
-    return save_discriminator(folder / DISCRIMINATOR, run.ema.model, run.card(dataset))
+        return save_discriminator(folder / DISCRIMINATOR, run.ema.model, run.card(dataset))
 
 
 @dataclass(frozen=True)
@@ -76,7 +77,7 @@ class Pairs:
 class DiscriminatorRun(SideRun):
     """The discriminator, its average and its optimizer at one step of a recipe."""
 
-    kept = "remove it: the samples are kept"
+    restart = "remove it: the samples are kept"
 
     def __init__(self, recipe: DiscriminatorRecipe, checkpoint: Checkpoint, pairs: Pairs, device: torch.device) -> None:
         self.checkpoint = checkpoint
@@ -200,8 +201,8 @@ def _kept(file: Path, shape: tuple[int, ...]) -> np.ndarray | None:
     if not file.exists():
         return None
     try:
-        images = np.load(file, allow_pickle=False)
-    except (OSError, ValueError, EOFError):
+        images = read_npy(file)
+    except DefarError:
         images = np.empty(0)
     if images.shape == shape and images.dtype == np.uint8:
         return images

@@ -22,6 +22,8 @@ from .networks import NETWORKS
 from .objectives import MIXFLOW_GAMMA, OBJECTIVES, PRESETS, Aligning, Defar, FlowMatching, Objective
 from .scales import scaled
 
+MOST_BLOCKS, WIDEST = 1000, 65_536  # of a network; the paper's largest has 28 blocks of width 2048
+
 TrainingData = ImageDataset | LatentDataset | GaussianImages
 
 
@@ -73,7 +75,8 @@ class Recipe:
 
     accumulate: in how many backward passes a process makes its share of a step. recompute_blocks: forget what happens
     inside the blocks and compute it again in the backward pass (activation checkpointing): less memory, one forward
-    more. Neither changes a step but by rounding, so a run may go on with others.
+    more. Neither changes a step but by rounding, so a run may go on with others. keep_states: how many of the newest
+    saved states stay (core/states.py).
 
     flow_matching_steps: the first steps train plain flow matching before the objective takes over. ADR sees only the
     direction of the velocity, and the official initialization starts from velocity 0: a short run first needs a length.
@@ -101,9 +104,10 @@ class Recipe:
     recompute_blocks: bool = False
     log_every: int = 50
     save_every: int = 500
+    keep_states: int = 2
 
     def __post_init__(self) -> None:
-        for name in ("steps", "global_batch", "accumulate", "log_every", "save_every"):
+        for name in ("steps", "global_batch", "accumulate", "log_every", "save_every", "keep_states"):
             if getattr(self, name) < 1:
                 raise DefarError(f"{name} = {getattr(self, name)}; it must be at least 1")
         if not 0 <= self.ema_decay < 1:
@@ -120,8 +124,7 @@ class Recipe:
             raise DefarError(
                 f"coupling = 'ot' has nothing to pair in global_batch = {self.global_batch}; give 2 or more"
             )
-        if self.name in ("", ".", "..") or set(self.name) & set("/\\"):
-            raise DefarError(f"name = {self.name!r}; it names the run's folder: give a word without / or \\")
+        check_run_name(self.name)
         name = self.objective.get("name", "flow_matching")
         if not isinstance(name, str) or name not in {**OBJECTIVES, **PRESETS}:
             raise DefarError(f"objective.name = {name!r}; choose from {', '.join([*OBJECTIVES, *PRESETS])}")
@@ -167,6 +170,7 @@ class Recipe:
         shape = {"input_size": data.size, "in_channels": data.channels, "num_classes": self.classes(data)}
         for key in shape.keys() & self.network.options.keys():
             raise DefarError(f"network.options.{key}: follows from the data ({shape[key]}); leave it out")
+        _refuse_giants(self.network.options)
         return build_model(self.network.family, self.network.size, {**shape, **self.network.options})
 
     def build_objective(self, data: DataSpec, step: int) -> Objective:
@@ -183,6 +187,20 @@ class Recipe:
         objective = from_table(cls, {**options, "null_label": self.classes(data)}, f"{self.name}: objective")
         path, coupling = INTERPOLANTS[self.interpolant](), COUPLINGS[self.coupling]()
         return dataclasses.replace(objective, interpolant=path, coupling=coupling)
+
+
+def _refuse_giants(options: dict[str, Any]) -> None:
+    """Raise DefarError for a size that is a slip: building such a network would take hours or all memory."""
+    for key, value in options.items():
+        most = MOST_BLOCKS if any(word in key for word in ("depth", "blocks", "layers")) else WIDEST
+        if isinstance(value, int | float) and not abs(value) <= most:
+            raise DefarError(f"network.options.{key} = {value}; no network is that large: give at most {most}")
+
+
+def check_run_name(name: str) -> None:
+    """Raise DefarError for a name that is no folder of its own below runs/, or none that can be typed."""
+    if name in ("", ".", "..") or set(name) & set("/\\") or not name.isprintable() or len(name.encode()) > 200:
+        raise DefarError(f"name = {name!r}; it names the run's folder: give a word without / or \\")
 
 
 def load_recipe(path: Path, assignments: Sequence[str] = (), scale: str = "paper") -> Recipe:

@@ -5,22 +5,20 @@ from __future__ import annotations
 import dataclasses
 import json
 import signal
-import sys
 from collections.abc import Callable
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from ..config import dump_toml
 from ..errors import DefarError
 from ..files import replaced
 from .checkpoints import load_checkpoint
-from .recipes import Recipe, TrainingData, load_recipe
+from .recipes import Recipe, load_recipe
+from .states import saved_states
 
-STATE, PREVIOUS, LOG, RECIPE, CHECKPOINT = "state.pt", "state-previous.pt", "log.jsonl", "recipe.toml", "checkpoint"
-MANNER = {"accumulate", "recompute_blocks"}
+LOG, RECIPE, CHECKPOINT = "log.jsonl", "recipe.toml", "checkpoint"
+MANNER = {"accumulate", "recompute_blocks", "keep_states"}
 
 
 def claim(folder: Path, recipe: Any, load: Callable[[Path], Any] = load_recipe) -> None:
@@ -34,7 +32,7 @@ def claim(folder: Path, recipe: Any, load: Callable[[Path], Any] = load_recipe) 
         theirs = load(file)
         keys = [f.name for f in dataclasses.fields(recipe) if f.name not in MANNER]
         changed = [key for key in keys if getattr(theirs, key) != getattr(recipe, key)]
-        begun = any((folder / name).exists() for name in (STATE, PREVIOUS, LOG, CHECKPOINT))
+        begun = saved_states(folder) or any((folder / name).exists() for name in (LOG, CHECKPOINT))
         if changed and begun:
             raise DefarError(f"{folder}: holds a run with other {', '.join(changed)}; give another --out or remove it")
         if not changed:
@@ -55,61 +53,24 @@ def holds_checkpoint(folder: Path) -> bool:
         return False
 
 
-def save_state(folder: Path, state: dict[str, Any]) -> None:
-    """Write the state beside and rename; the one before it stays as state-previous.pt."""
-    with replaced(folder / STATE) as beside:
-        torch.save(state, beside)
-        if (folder / STATE).exists():
-            (folder / STATE).replace(folder / PREVIOUS)
-
-
-def newest_state(folder: Path, device: torch.device, dataset: TrainingData) -> dict[str, Any] | None:
-    """The newest readable state of a run, or None for a new one; a corrupt one is set aside, and said so.
-
-    Raises DefarError, leaving the files alone, when there are states but none can be used, or when the images are not
-    those that the state was trained on.
-    """
-    corrupt = []
-    for file in (folder / STATE, folder / PREVIOUS):
-        if not file.exists():
-            continue
-        try:
-            state = torch.load(file, map_location=device, weights_only=True)
-            missing = {"model", "ema", "optimizer", "step", "seconds"} - state.keys()
-            if missing:
-                raise KeyError(min(missing))
-        except (OSError, MemoryError, torch.OutOfMemoryError) as error:
-            raise DefarError(f"{file}: cannot be read now ({type(error).__name__}: {error}); try again") from None
-        except Exception as error:  # torch raises many kinds for a damaged file
-            corrupt.append((file, " ".join(str(error).split())[:100]))
-            continue
-        if state.get("data_sha256", dataset.hash) != dataset.hash:
-            raise DefarError(f"{folder}: was trained on other images than {dataset.name}; give another --out")
-        for damaged, reason in corrupt:
-            aside = damaged.with_name(f"{damaged.stem}-before-{state['step']}.corrupt")
-            damaged.replace(aside)
-            print(f"{damaged}: corrupt ({reason}); kept as {aside.name}, going on from {file.name}", file=sys.stderr)
-        return state
-    if corrupt:
-        raise DefarError(f"{corrupt[0][0]}: corrupt, and there is no older state; give another --out to start again")
-    return None
-
-
 def append_log(file: Path, record: dict) -> None:
-    """One more line of JSON."""
-    with open(file, "a", encoding="utf-8") as log:
-        log.write(json.dumps(record) + "\n")
+    """One more line of JSON. Raises OSError, naming the file; what it wrote of the line is dropped by cut_log."""
+    try:
+        with open(file, "a", encoding="utf-8") as log:
+            log.write(json.dumps(record) + "\n")
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(file)) from error
 
 
 def cut_log(file: Path, step: int) -> None:
     """Drop what an interrupted run logged after its last saved state."""
     if file.exists():
         kept = []
-        for line in file.read_text(encoding="utf-8").splitlines():
+        for line in file.read_text(encoding="utf-8", errors="replace").splitlines():
             try:
                 if json.loads(line)["step"] <= step:
                     kept.append(line + "\n")
-            except ValueError:  # a line cut short by a kill
+            except (ValueError, LookupError, TypeError, RecursionError):  # cut short by a kill, or no record of ours
                 continue
         with replaced(file) as beside:
             beside.write_text("".join(kept), encoding="utf-8")

@@ -10,10 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import DefarError, Interrupted
-from ..files import replaced
 from .ema import Ema
-from .runs import LOG, STATE, append_log, cut_log, progress
+from .runs import LOG, append_log, cut_log, progress
 from .seeding import derive_seed
+from .states import newest_state, restore, save_state
 
 
 class SideRun:
@@ -23,7 +23,7 @@ class SideRun:
     the data, which a saved state must share; None where something else sees to it.
     """
 
-    kept = "remove it to start again"  # what to do about a corrupt state
+    restart = "remove it to start again"  # what to do where no state is whole
 
     def __init__(self, recipe: Any, model: nn.Module, device: torch.device, trained_on: str | None = None) -> None:
         self.recipe, self.device, self.trained_on = recipe, device, trained_on
@@ -82,25 +82,15 @@ class SideRun:
                     raise Interrupted(f"stopped at step {self.step} of {recipe.steps}, saved; the same command goes on")
 
     def save(self, folder: Path) -> None:
-        """Write the state beside and rename."""
+        """Write the state. Raises DefarError where a weight is not finite."""
         parts = {"model": self.model, "ema": self.ema.model, "optimizer": self.optimizer}
         state = {"step": self.step, "seconds": self.seconds, "data_sha256": self.trained_on}
-        with replaced(folder / STATE) as beside:
-            torch.save(state | {key: part.state_dict() for key, part in parts.items()}, beside)
+        save_state(folder, state | {key: part.state_dict() for key, part in parts.items()})
 
     def resume(self, folder: Path) -> None:
-        """Load the saved state, if there is one. Raises DefarError where it is damaged or of other data."""
-        if not (folder / STATE).exists():
+        """Go on from the newest whole state, if there is one. Raises DefarError as newest_state does."""
+        state = newest_state(folder, self.device, self.trained_on, self.restart)
+        if state is None:
             return
-        try:
-            state = torch.load(folder / STATE, map_location=self.device, weights_only=True)
-            for key, part in (("model", self.model), ("ema", self.ema.model), ("optimizer", self.optimizer)):
-                part.load_state_dict(state[key])
-            self.step, self.seconds = state["step"], state["seconds"]
-        except (OSError, MemoryError, torch.OutOfMemoryError) as error:
-            raise DefarError(f"{folder / STATE}: cannot be read now ({type(error).__name__}); try again") from None
-        except Exception as error:  # torch raises many kinds for a damaged file
-            reason = " ".join(str(error).split())[:100]
-            raise DefarError(f"{folder / STATE}: corrupt ({reason}); {self.kept}") from None
-        if state.get("data_sha256") != self.trained_on:
-            raise DefarError(f"{folder}: was trained on other images; give another --out")
+        restore(state, folder, model=self.model, ema=self.ema.model, optimizer=self.optimizer)
+        self.step, self.seconds = state["step"], state["seconds"]

@@ -1,8 +1,8 @@
 """One readable training loop, for every objective. `python -m defar_analysis.core.training recipe.toml` runs it.
 
 Step n draws its images, flips, noise, times and labels from a generator seeded by (seed, n), so a run resumed at step n
-is bit for bit the run that was never stopped. A run's folder holds recipe.toml, log.jsonl, state.pt (and the previous
-one), and in the end checkpoint/.
+is bit for bit the run that was never stopped. A run's folder holds recipe.toml, log.jsonl, the newest states
+(core/states.py), and in the end checkpoint/.
 """
 
 from __future__ import annotations
@@ -12,13 +12,14 @@ import dataclasses
 import math
 import sys
 import time
-from contextlib import nullcontext
+from contextlib import ExitStack, nullcontext
 from pathlib import Path
 
 import torch
 from torch import nn
 
 from ..errors import DefarError, Interrupted, one_line
+from ..files import alone
 from .checkpoints import Card, save_checkpoint
 from .devices import hardware, keep_heap, resolve_device
 from .ema import Ema
@@ -31,20 +32,17 @@ from .rollout import Draw
 from .runs import (
     CHECKPOINT,
     LOG,
-    PREVIOUS,
-    STATE,
     append_log,
     claim,
     cut_log,
     holds_checkpoint,
-    newest_state,
     progress,
-    save_state,
     stop_requests,
 )
 from .scales import SCALES
 from .seeding import derive_seed, generator_for
 from .starting import begin_with
+from .states import newest_state, restore, save_state, saved_states
 
 
 def train(
@@ -59,12 +57,15 @@ def train(
 
     encoder: the frozen network that the recipe's [objective.alignment] names, where it has one; on the same device.
     Raises DefarError when the folder holds another recipe's run, when a loss term is not finite (the last good state
-    stays), and Interrupted, after saving, on Ctrl-C or SIGTERM.
+    stays), where another process trains in it, and Interrupted, after saving, on Ctrl-C or SIGTERM.
     """
     folder = Path(folder)
-    with joined(device) as (processes, where):
+    with ExitStack() as stack:
+        processes, where = stack.enter_context(joined(device))
+        if processes.first:
+            stack.enter_context(alone(folder, "wait, or give another --out"))
         dataset = recipe.open_data(data_root)
-        begun = any((folder / name).exists() for name in (STATE, PREVIOUS))
+        begun = bool(saved_states(folder))
         run = TrainingRun(recipe, dataset, where, processes, begun=begun, encoder=encoder)
         if where.type == "cpu":
             keep_heap()
@@ -183,7 +184,7 @@ class TrainingRun:
         return loss
 
     def save(self, folder: Path) -> None:
-        """Write the state beside and rename; the one before it stays as state-previous.pt."""
+        """Write the state; the newest `keep_states` stay. Raises DefarError where a weight is not finite."""
         state = {
             "step": self.step,
             "seconds": self.seconds,
@@ -195,15 +196,14 @@ class TrainingRun:
             "ema": self.ema.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
         }
-        save_state(folder, state)
+        save_state(folder, state, self.recipe.keep_states)
 
     def resume(self, folder: Path) -> None:
-        """Go on from the newest readable state in `folder`, if there is one. Raises DefarError as newest_state does."""
-        state = newest_state(folder, self.device, self.dataset)
+        """Go on from the newest whole state in `folder`, if there is one. Raises DefarError as newest_state does."""
+        state = newest_state(folder, self.device, self.dataset.hash)
         if state is None:
             return
-        for target, key in ((self.model, "model"), (self.ema.model, "ema"), (self.optimizer, "optimizer")):
-            target.load_state_dict(state[key])
+        restore(state, folder, model=self.model, ema=self.ema.model, optimizer=self.optimizer)
         self.step, self.seconds = state["step"], state["seconds"]
         self.forwards_per_step, self.window = state.get("forwards_per_step", 0), state.get("window", [])
         self.started_from = state.get("started_from", {})

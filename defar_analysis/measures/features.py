@@ -8,16 +8,17 @@ from __future__ import annotations
 
 import json
 import sys
-import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 
+from ..core.arrays import read_npz
 from ..core.runs import stop_requests
 from ..errors import DefarError, Interrupted
-from ..files import replaced
+from ..files import alone, replaced
+from ..inputs import read_json
 from ..provenance import digest, environment
 from .extractors import Extractor, Features, extracted
 
@@ -125,13 +126,15 @@ class FeatureStore:
 
     @staticmethod
     def _open(place: Path, stream: ImageStream, extractor: Extractor) -> None:
-        try:
-            known = json.loads((place / RECORD).read_text(encoding="utf-8")).get("version", VERSION)
-        except (OSError, ValueError):
-            known = None
-        if known != VERSION:
+        with alone(place):  # two runs that begin together: the second one's look comes after the first one's record
+            try:
+                known = read_json(place / RECORD).get("version", VERSION)
+            except (OSError, ValueError, AttributeError):
+                known = None
+            if known == VERSION:
+                return
             for part in place.glob("*.npz"):  # of another version, or of a record that was lost
-                part.unlink()
+                part.unlink(missing_ok=True)
             record = {"version": VERSION, "images": stream.identity, "extractor": extractor.identity}
             record["environment"] = environment()
             with replaced(place / RECORD) as beside:
@@ -170,12 +173,16 @@ def _part(place: Path, start: int) -> Path:
 def _read(file: Path, count: int) -> Features | None:
     """The features of a chunk of `count` images; None, the file removed, where it is not whole."""
     try:
-        with np.load(file, allow_pickle=False) as arrays:
-            found = Features(*(arrays[name] for name in Features._fields))
-        if any(len(values) != count for values in found):
-            raise ValueError(f"{len(found.pool)} images, not {count}")
-        return found
-    except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile) as error:
-        print(f"{file}: cannot be read ({' '.join(str(error).split())[:80]}); extracting again", file=sys.stderr)
+        arrays = read_npz(file, Features._fields)
+        if len(arrays) < len(Features._fields) or any(not _fits(values, count) for values in arrays.values()):
+            raise DefarError(f"no features of {count} images")
+        return Features(**arrays)
+    except DefarError as error:
+        why = str(error).removeprefix(f"{file}: ")[:100]
+        print(f"{file}: cannot be read ({why}); extracting again", file=sys.stderr)
         file.unlink(missing_ok=True)
         return None
+
+
+def _fits(values: np.ndarray, count: int) -> bool:
+    return values.ndim == 2 and len(values) == count and values.dtype.kind == "f" and bool(np.isfinite(values).all())

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import sys
-import zipfile
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -13,9 +12,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from ..core.arrays import read_npz
 from ..core.parallel import ALONE, Processes
 from ..errors import DefarError
-from ..files import file_sha256, replaced
+from ..files import alone, file_sha256, replaced
+from ..inputs import read_json
 from ..provenance import digest, environment
 from .base import Arrays, Context, Measurement, measure
 
@@ -63,38 +64,45 @@ class Store:
         note = stem.with_suffix(".json")
         if not note.is_file():
             return None
-        try:
-            record = json.loads(note.read_text(encoding="utf-8"))
-            for file, expected in record["files"].items():
-                if file_sha256(stem.parent / file) != expected:
-                    raise ValueError(f"{file} does not match its checksum")
-            table = pd.read_parquet(stem.with_suffix(".parquet"))
-            with np.load(stem.with_suffix(".npz"), allow_pickle=False) as arrays:
-                table.attrs = {"arrays": Arrays(arrays), "forwards": record["forwards"]}
-        except (ValueError, KeyError, OSError, zipfile.BadZipFile) as error:
-            print(f"{note}: cannot be trusted ({' '.join(str(error).split())[:100]}); measuring again", file=sys.stderr)
-            return None
-        return table
+        with alone(stem):  # not while another run replaces one file after another
+            try:
+                return _read(stem)
+            except (ValueError, KeyError, TypeError, AttributeError, OSError) as error:
+                reason = " ".join(str(error).split())[:100]
+        print(f"{note}: cannot be trusted ({reason}); measuring again", file=sys.stderr)
+        return None
 
     def _save(self, name: str, key: dict[str, Any], table: pd.DataFrame) -> None:
         """Write table, arrays and provenance; the .json comes last, so a result without one never counts."""
         stem = self._stem(name, key)
         plain = table.copy()
         arrays, plain.attrs = table.attrs.get("arrays", {}), {}
-        with replaced(stem.with_suffix(".parquet")) as beside:
-            plain.to_parquet(beside, index=False)
-        with replaced(stem.with_suffix(".npz")) as beside, open(beside, "wb") as file:
-            np.savez_compressed(file, **arrays)
-        files = [stem.with_suffix(suffix) for suffix in (".parquet", ".npz")]
-        record = {
-            "name": name,
-            **key,
-            "forwards": table.attrs.get("forwards"),
-            "environment": environment(),
-            "files": {file.name: file_sha256(file) for file in files},
-        }
-        with replaced(stem.with_suffix(".json")) as beside:
-            beside.write_text(json.dumps(record, indent=1), encoding="utf-8")
+        with alone(stem):
+            with replaced(stem.with_suffix(".parquet")) as beside:
+                plain.to_parquet(beside, index=False)
+            with replaced(stem.with_suffix(".npz")) as beside, open(beside, "wb") as file:
+                np.savez_compressed(file, **arrays)
+            files = [stem.with_suffix(suffix) for suffix in (".parquet", ".npz")]
+            record = {
+                "name": name,
+                **key,
+                "forwards": table.attrs.get("forwards"),
+                "environment": environment(),
+                "files": {file.name: file_sha256(file) for file in files},
+            }
+            with replaced(stem.with_suffix(".json")) as beside:
+                beside.write_text(json.dumps(record, indent=1), encoding="utf-8")
 
     def _stem(self, name: str, key: dict[str, Any]) -> Path:
         return self.folder / name / digest([name, key])
+
+
+def _read(stem: Path) -> pd.DataFrame:
+    """A table whose files have the checksums in its note; raises in many ways where they have not."""
+    record = read_json(stem.with_suffix(".json"))
+    for file, expected in record["files"].items():
+        if file_sha256(stem.parent / file) != expected:
+            raise ValueError(f"{file} does not match its checksum")
+    table = pd.read_parquet(stem.with_suffix(".parquet"))
+    table.attrs = {"arrays": Arrays(read_npz(stem.with_suffix(".npz"))), "forwards": record["forwards"]}
+    return table

@@ -12,6 +12,7 @@ from defar_analysis.core.autoencoders import load_autoencoder
 from defar_analysis.core.codecs import open_codec
 from defar_analysis.core.datasets import ImageDataset, cifar10
 from defar_analysis.core.networks.autoencoder import KLAutoencoder
+from defar_analysis.core.states import saved_states
 from defar_analysis.errors import Interrupted
 
 SHIPPED = Path(__file__).parents[2] / "reproduce" / "checkpoints" / "cifar10-autoencoder"
@@ -85,7 +86,7 @@ def test_a_request_to_stop_is_saved(recipe, monkeypatch):
     monkeypatch.setattr(training, "stop_requests", Requests)
     with pytest.raises(Interrupted, match="stopped at step 1 of 12"):
         training.train_autoencoder(recipe, Path("run"))
-    assert torch.load("run/state.pt", weights_only=True)["step"] == 1
+    assert [file.name for file in saved_states(Path("run"))] == ["state-0000001.pt"]
 
 
 def test_the_cards_numbers_are_those_of_the_file(recipe):

@@ -41,7 +41,8 @@ from defar_analysis.core.interpolants import GVP, VP, Linear
 from defar_analysis.core.networks import SiT
 from defar_analysis.core.networks.discriminator import ConvDiscriminator
 from defar_analysis.core.recipes import Optimizer, load_recipe
-from defar_analysis.core.runs import LOG, RECIPE, STATE
+from defar_analysis.core.runs import LOG, RECIPE
+from defar_analysis.core.states import saved_states
 from defar_analysis.errors import Interrupted
 
 ROOT = Path(__file__).parents[2]
@@ -177,7 +178,7 @@ def test_any_size_of_image_goes_in(size):
 
 def test_a_stopped_run_ends_where_an_uninterrupted_one_ends(place, monkeypatch, capsys):
     whole = train_discriminator(small_recipe(), place / "whole")
-    state = torch.load(place / "whole" / STATE, weights_only=True)
+    state = torch.load(saved_states(place / "whole")[0], weights_only=True)
 
     class Stop(Exception):
         pass
@@ -192,7 +193,7 @@ def test_a_stopped_run_ends_where_an_uninterrupted_one_ends(place, monkeypatch, 
     monkeypatch.setattr(DiscriminatorRun, "advance", killed)
     with pytest.raises(Stop):
         train_discriminator(small_recipe(), place / "cut")
-    assert torch.load(place / "cut" / STATE, weights_only=True)["step"] == 2
+    assert torch.load(saved_states(place / "cut")[0], weights_only=True)["step"] == 2
     (place / "cut" / SAMPLES / "000064.npy").write_bytes(b"half")  # one chunk damaged, the other is not drawn again
     before = (place / "cut" / SAMPLES / "000000.npy").stat().st_mtime_ns
     monkeypatch.setattr(DiscriminatorRun, "advance", advance)
@@ -200,7 +201,7 @@ def test_a_stopped_run_ends_where_an_uninterrupted_one_ends(place, monkeypatch, 
     assert "damaged; drawn again" in capsys.readouterr().err
     assert (place / "cut" / SAMPLES / "000000.npy").stat().st_mtime_ns == before
     assert weights(cut) == weights(whole)
-    again = torch.load(place / "cut" / STATE, weights_only=True)
+    again = torch.load(saved_states(place / "cut")[0], weights_only=True)
     for key in ("model", "ema"):
         assert all(torch.equal(again[key][name], state[key][name]) for name in state[key])
     assert (cut / CARD).read_text() != "" and read_toml(cut / CARD)["auc"] == read_toml(whole / CARD)["auc"]
@@ -313,8 +314,9 @@ def test_what_does_not_fit_is_one_line(place, refuses):
     save_checkpoint(place / "checkpoint", SiT(8, 4, 3, 16, 1, 2, num_classes=CLASSES), Card("tiny", "ema", "", {}))
     refuses(lambda: train_discriminator(small_recipe(), run), "holds a run with other judges.sha256;")
     save_checkpoint(place / "checkpoint", tiny_checkpoint().model, Card("tiny", "ema", "", {}))
-    (run / STATE).write_bytes(b"no state")
-    refuses(lambda: train_discriminator(small_recipe(), run), "state.pt: corrupt", "remove it")
+    for file in saved_states(run):
+        file.write_bytes(b"no state")
+    refuses(lambda: train_discriminator(small_recipe(), run), f"{saved_states(run)[0]}: corrupt", "remove it")
 
 
 # --- the command line ---

@@ -7,12 +7,15 @@ import shutil
 import signal
 import subprocess
 import sys
+from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from disk import full_after
 
+from defar_analysis import files
 from defar_analysis.config import dump_toml, from_table
 from defar_analysis.core import training
 from defar_analysis.core.cards import CARD, WEIGHTS
@@ -21,7 +24,8 @@ from defar_analysis.core.datasets import ImageDataset, npz_dataset
 from defar_analysis.core.ema import Ema
 from defar_analysis.core.objectives import FlowMatching
 from defar_analysis.core.recipes import Data, Network, Optimizer, Recipe
-from defar_analysis.core.runs import CHECKPOINT, LOG, PREVIOUS, RECIPE, STATE
+from defar_analysis.core.runs import CHECKPOINT, LOG, RECIPE
+from defar_analysis.core.states import POINTER, saved_states
 from defar_analysis.core.training import TrainingRun, main, train
 
 ROOT = Path(__file__).parents[2]
@@ -103,9 +107,13 @@ def same(a, b):
     return a == b
 
 
+def last_state(folder):
+    return torch.load(saved_states(folder)[0], weights_only=True)
+
+
 def assert_same_end(folder, other):
     """Network, average, optimizer and exported weights of two finished runs are equal bit for bit."""
-    states = [torch.load(f / STATE, weights_only=True) for f in (folder, other)]
+    states = [last_state(f) for f in (folder, other)]
     for key in ("step", "model", "ema", "optimizer"):
         assert same(states[0][key], states[1][key]), key
     assert (folder / CHECKPOINT / WEIGHTS).read_bytes() == (other / CHECKPOINT / WEIGHTS).read_bytes()
@@ -136,7 +144,7 @@ def killed_at_8(recipe, tmp_path, kill_at):
     with pytest.raises(Killed):
         train(recipe(), tmp_path / "killed")
     kill_at(None, kill)
-    assert torch.load(tmp_path / "killed" / STATE, weights_only=True)["step"] == 5
+    assert last_state(tmp_path / "killed")["step"] == 5
     return tmp_path / "killed"
 
 
@@ -144,7 +152,9 @@ def killed_at_8(recipe, tmp_path, kill_at):
 
 
 def test_a_run_leaves_recipe_log_states_and_a_checkpoint(straight, recipe, data):
-    assert {f.name for f in straight.iterdir()} == {RECIPE, LOG, STATE, PREVIOUS, CHECKPOINT}
+    assert {f.name for f in straight.iterdir()} == {
+        RECIPE, LOG, CHECKPOINT, POINTER, "state-0000012.pt", "state-0000010.pt",
+    }  # fmt: skip
     assert steps_in_log(straight) == EVERY_SECOND
     for record in log_of(straight):
         assert record.keys() == {"step", "loss", "fm", "adr", "fc", "gradient_norm", "seconds"}
@@ -159,7 +169,7 @@ def test_a_run_leaves_recipe_log_states_and_a_checkpoint(straight, recipe, data)
 
 def test_the_checkpoint_is_the_average_and_not_the_raw_network(straight):
     loaded = load_checkpoint(straight / CHECKPOINT).model.state_dict()
-    state = torch.load(straight / STATE, weights_only=True)
+    state = last_state(straight)
     for name, tensor in loaded.items():
         assert torch.equal(tensor, state["ema"][name].half().float())
     assert not same(state["ema"], state["model"])
@@ -287,7 +297,7 @@ def test_a_stopped_run_saves_and_goes_on_to_the_same_end(recipe, straight, tmp_p
     folder = tmp_path / "stopped"
     with pytest.raises(training.Interrupted, match="step 7 of 12"):
         train(recipe(), folder)
-    assert torch.load(folder / STATE, weights_only=True)["step"] == 7
+    assert last_state(folder)["step"] == 7
     assert not (folder / CHECKPOINT).exists()
     assert signal.getsignal(signum) is before
     kill_at(None, kill)
@@ -319,37 +329,89 @@ def test_the_log_of_a_resumed_run_holds_the_same_means(recipe, straight, killed_
 def test_a_kill_while_saving_leaves_the_state_before(recipe, straight, tmp_path, monkeypatch):
     folder, plain, calls = tmp_path / "killed", torch.save, []
 
-    def save(state, path):
+    def save(state, file):
         calls.append(state["step"])
         if state["step"] == 10:
-            Path(path).write_bytes(b"half")
+            file.write(b"half")
             raise Killed
-        plain(state, path)
+        plain(state, file)
 
     monkeypatch.setattr(training.torch, "save", save)
     with pytest.raises(Killed):
         train(recipe(), folder)
-    assert torch.load(folder / STATE, weights_only=True)["step"] == 5
-    assert {f.name for f in folder.iterdir()} == {RECIPE, LOG, STATE}
+    assert last_state(folder)["step"] == 5
+    assert {f.name for f in folder.iterdir()} == {RECIPE, LOG, POINTER, "state-0000005.pt"}
     monkeypatch.setattr(training.torch, "save", plain)
     train(recipe(), folder)
     assert_same_end(folder, straight)
 
 
-def test_a_corrupt_state_is_kept_aside_and_the_one_before_goes_on(recipe, straight, tmp_path, kill_at, capsys):
+def test_a_folder_that_another_process_trains_in_is_refused(recipe, straight, monkeypatch, refuses):
+    monkeypatch.setattr(files, "PATIENCE", 0.0)
+    before = {f: f.read_bytes() for f in straight.rglob("*") if f.is_file()}
+    with files.alone(straight):
+        refuses(lambda: train(recipe(), straight), straight, "another process", "--out")
+    assert {f: f.read_bytes() for f in straight.rglob("*") if f.is_file()} == before
+
+
+@pytest.mark.parametrize("saved", [0, 5])
+def test_a_full_disk_ends_in_one_line_and_loses_nothing(recipe_file, straight, tmp_path, kill_at, capsys, saved):
+    """Before the first state was saved, or the second."""
+    folder, arguments = tmp_path / "run", command(recipe_file(), "--out", tmp_path / "run")
+    with ExitStack() as stack:
+        kill_at(saved, lambda: stack.enter_context(full_after(4000)))
+        assert main(arguments) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    failed = folder / f"state-{saved + 5:07d}.pt"
+    assert line.startswith(f"error: {failed}: File too large") and "make room and run again" in line
+    kept = [POINTER, "state-0000005.pt"] if saved else []
+    assert {f.name for f in folder.iterdir()} == {RECIPE, LOG, *kept}
+    kill_at(None, kill)
+    assert main(arguments) == 0
+    assert_same_end(folder, straight)
+    assert steps_in_log(folder) == EVERY_SECOND
+
+
+def test_weights_that_are_not_finite_never_become_the_last_good_state(recipe, straight, tmp_path, refuses):
+    """The loss of the step before was finite, so only its state tells."""
+
+    def spoil(self, model, now):
+        plain(self, model, now)
+        if now == 9:
+            with torch.no_grad():
+                next(model.parameters()).view(-1)[0] = torch.inf
+
+    plain = Ema.update
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Ema, "update", spoil)
+        refuses(lambda: train(recipe(), tmp_path / "run"), "step 10: model.", "is not finite", "state is kept")
+    assert last_state(tmp_path / "run")["step"] == 5
+    train(recipe(), tmp_path / "run")
+    assert_same_end(tmp_path / "run", straight)
+
+
+DAMAGES = {
+    "cut": lambda whole: whole[: len(whole) // 2],
+    "a bit that torch does not miss": lambda whole: bytes([*whole[:1000], whole[1000] ^ 1]) + whole[1001:],
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES.values(), ids=DAMAGES)
+def test_a_corrupt_state_is_kept_aside_and_the_one_before_goes_on(recipe, straight, tmp_path, kill_at, capsys, damage):
     kill_at(10, kill)
     folder = tmp_path / "killed"
     with pytest.raises(Killed):
         train(recipe(), folder)
     kill_at(None, kill)
-    whole = (folder / STATE).read_bytes()
-    broken = whole[: len(whole) // 2]
-    (folder / STATE).write_bytes(broken)
+    newest = saved_states(folder)[0]
+    whole = newest.read_bytes()
+    broken = damage(whole)
+    newest.write_bytes(broken)
     capsys.readouterr()
     train(recipe(), folder)
     (line,) = capsys.readouterr().err.splitlines()
     (aside,) = folder.glob("*.corrupt")
-    assert str(folder / STATE) in line and aside.name in line
+    assert str(newest) in line and aside.name in line
     assert aside.read_bytes() == broken
     assert_same_end(folder, straight)
     assert steps_in_log(folder) == EVERY_SECOND
@@ -357,10 +419,10 @@ def test_a_corrupt_state_is_kept_aside_and_the_one_before_goes_on(recipe, straig
 
 @pytest.mark.parametrize("content", [b"", b"no state"])
 def test_without_a_readable_state_nothing_is_overwritten(recipe, killed_at_8, content, refuses):
-    for name in (STATE, PREVIOUS):
-        (killed_at_8 / name).write_bytes(content)
+    for file in saved_states(killed_at_8):
+        file.write_bytes(content)
     before = {f: f.read_bytes() for f in killed_at_8.iterdir() if f.is_file()}
-    refuses(lambda: train(recipe(), killed_at_8), killed_at_8 / STATE, "corrupt", "--out")
+    refuses(lambda: train(recipe(), killed_at_8), "state-0000005.pt", "corrupt", "--out")
     assert {f: f.read_bytes() for f in killed_at_8.iterdir() if f.is_file()} == before
 
 
@@ -370,7 +432,7 @@ def test_a_state_that_cannot_be_read_just_now_is_left_alone(recipe, straight, ki
 
     with monkeypatch.context() as patch:
         patch.setattr(training.torch, "load", full)
-        refuses(lambda: train(recipe(), killed_at_8), killed_at_8 / STATE, "no memory", "try again")
+        refuses(lambda: train(recipe(), killed_at_8), "state-0000005.pt", "no memory", "try again")
     train(recipe(), killed_at_8)
     assert_same_end(killed_at_8, straight)
 
@@ -451,7 +513,7 @@ def test_a_killed_post_training_goes_on_to_the_same_end(recipe, start, tmp_path,
     with pytest.raises(Killed):
         train(post, tmp_path / "in two")
     kill_at(None, kill)
-    assert torch.load(tmp_path / "in two" / STATE, weights_only=True)["step"] == 3
+    assert last_state(tmp_path / "in two")["step"] == 3
     train(post, tmp_path / "in two")
     assert_same_end(tmp_path / "in two", tmp_path / "at once")
     cards = [load_checkpoint(tmp_path / f / CHECKPOINT).card.training for f in ("in two", "at once")]
@@ -549,7 +611,7 @@ def test_optimal_transport_trains_without_labels(recipe, data, tmp_path):
     for folder, made in (("plain", plain), ("one", coupled), ("two", coupled)):
         train(made, tmp_path / folder)
     assert_same_end(tmp_path / "one", tmp_path / "two")
-    states = [torch.load(tmp_path / f / STATE, weights_only=True) for f in ("plain", "one")]
+    states = [last_state(tmp_path / f) for f in ("plain", "one")]
     assert not same(states[0]["model"], states[1]["model"])
 
 
@@ -575,7 +637,7 @@ def test_a_loss_that_is_not_finite_is_named_and_the_last_state_stays(recipe, tmp
     wild = recipe(optimizer=Optimizer(lr=1e30), save_every=1)
     message = refuses(lambda: train(wild, tmp_path / "run"), "step 2", "state is kept")
     assert message.startswith(("step 2: fm is nan", "step 2: fm is inf"))
-    state = torch.load(tmp_path / "run" / STATE, weights_only=True)
+    state = last_state(tmp_path / "run")
     assert state["step"] == 1
     assert all(tensor.isfinite().all() for tensor in state["model"].values())
 
