@@ -94,11 +94,13 @@ def network_name(recipe: Recipe) -> str:
 
 @dataclass(frozen=True)
 class Estimate:
-    """parameters of the network; forwards (network calls) and passes (forwards + 2 x backwards) a step; flops, all of
-    the training's, as passes times the operations of one forward."""
+    """parameters of the network; forwards (network calls), grad_forwards (those of them that autograd records, in whole
+    batches) and passes (forwards + 2 x backwards) a step; flops, all of the training's, as passes times the operations
+    of one forward."""
 
     parameters: int
     forwards: int
+    grad_forwards: float
     passes: float
     flops: float
 
@@ -110,7 +112,7 @@ def estimate(recipe: Recipe) -> Estimate:
     parameters, flops = _network_cost(repr(recipe.network), recipe.classes(data), data, recipe.build_network)
     step = count_step(_objective(recipe, data), _OneWeight(), _batch(recipe, data, "cpu"))
     total = step.passes * flops * recipe.global_batch * recipe.steps
-    return Estimate(parameters, step.forwards, step.passes, total)
+    return Estimate(parameters, step.forwards, step.grad_forward_passes, step.passes, total)
 
 
 def dry_run(recipe: Recipe) -> str:

@@ -63,7 +63,9 @@ def optimal_order(noise: Tensor, data: Tensor) -> Tensor:
     except ImportError:
         raise DefarError("mini-batch OT needs the package POT: pip install pot") from None
     rows, columns = (z.detach().flatten(1).to("cpu", torch.float64) for z in (data, noise))
-    cost = torch.cdist(rows, columns, compute_mode="donot_use_mm_for_euclid_dist").square().numpy()
+    # by a matrix product, ten times as fast from 512 samples on; about the mean, or data far from 0 would lose digits
+    centre = rows.mean(dim=0)
+    cost = torch.cdist(rows - centre, columns - centre, compute_mode="use_mm_for_euclid_dist").square().numpy()
     if not (cost < float("inf")).all():
         raise DefarError("mini-batch OT: a distance between noise and data is not finite; check the batch")
     plan, log = ot.emd([], [], cost, numItermax=10**8, log=True)  # uniform weights: an optimal vertex is a permutation

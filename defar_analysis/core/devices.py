@@ -16,6 +16,8 @@ def resolve_device(name: str = "auto") -> torch.device:
         found = torch.accelerator.is_available()
         return torch.accelerator.current_accelerator() if found else torch.device("cpu")
     try:
+        if not isinstance(name, str):
+            raise RuntimeError("no name")
         device = torch.device(name)
         torch.empty(1, device=device)
     except (RuntimeError, AssertionError, NotImplementedError) as error:

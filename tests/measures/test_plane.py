@@ -15,7 +15,7 @@ from defar_analysis.core.seeding import generator_for
 from defar_analysis.measures import plane
 from defar_analysis.measures.plane import EVEN_PASSES, EXACT, FRESH, METHODS, PlaneStudy
 from defar_analysis.measures.verdicts import paired_verdicts, sentences, t_interval
-from defar_analysis.plane_study import verdicts
+from defar_analysis.studies.plane import verdicts
 
 TINY = PlaneStudy(seeds=2, passes=2 * EVEN_PASSES, start=EVEN_PASSES, batch=16, points=200, walk=4, nfe=(2, 8))
 STEP_PASSES = {"FM": 3, "ADR": 6, "FC": 5, "DEFAR": 7, "DEFAR stopped": 7, "MixFlow": 3}
