@@ -1,0 +1,100 @@
+"""Which reading of Eq. 15 carries the paper's claim? FC alone in every reading, with three seeds, beside SiT's.
+
+python reproduce/gpu/eq15.py [GROUP ...] --minutes 9     groups: inside (default), outside, max; goes on when called
+python reproduce/gpu/eq15.py --report differences.csv    what tables.py brought back, beside what the paper claims
+"""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import replace
+from itertools import product
+from pathlib import Path
+
+import jobs
+import pandas as pd
+from scipy import stats
+from trainings import OBJECTIVES, Run, Setting, recipe
+from zoo import queue_options, run_queue, setting_of
+
+from defar_analysis.errors import DefarError
+from defar_analysis.paper import paper_values
+
+SEEDS = (1, 2, 3)
+GRADIENTS = {"detached": "none", "gradient": "both"}  # through both forwards of the bias, or none
+GROUPS = {  # norms, and whether the weight stands inside the square
+    "inside": (("l2", "l1", "mean"), True),
+    "outside": (("l2", "l1", "mean"), False),
+    "max": (("max",), True),
+}
+SETTING = replace(Setting(), steps=5_000, save_every=1000)
+
+
+def runs(setting: Setting) -> dict[str, list[Run]]:
+    """Equal steps everywhere; each is compared with the SiT of its own seed, from which it differs in the loss alone:
+    the images, noise and times of a step follow from the seed."""
+    groups = {}
+    for group, (norms, inside) in GROUPS.items():
+        found = [made(f"sit-s{seed}", setting, seed, OBJECTIVES["sit"]) for seed in SEEDS]
+        # "gradient" first: it takes almost twice as long
+        for (word, grad), norm, seed in product(reversed(GRADIENTS.items()), norms, SEEDS):
+            table = OBJECTIVES["fc"] | {"bias_norm": norm, "weight_grad": grad, "inside_square": inside}
+            found.append(made(f"{group}-{norm}-{word}-s{seed}", setting, seed, table))
+        groups[group] = found
+    return groups
+
+
+def made(name: str, setting: Setting, seed: int, objective: dict) -> Run:
+    return Run(name, recipe(f"eq15-{name}", setting, objective, seed=seed), against=f"sit-s{seed}")
+
+
+def all_runs(setting: Setting, names: list[str] | None = None) -> list[Run]:
+    """Those of the groups, each once: the SiTs belong to all."""
+    groups = runs(setting)
+    unknown = [name for name in names or () if name not in groups]
+    if unknown:
+        raise DefarError(f"no group {unknown[0]!r}; choose from {', '.join(groups)}")
+    return list({run.name: run for name in names or ("inside",) for run in groups[name]}.values())
+
+
+def report(differences: pd.DataFrame, claim: float) -> pd.DataFrame:
+    """By how many percent each reading's distance differs from SiT's of the same seed: the mean over the seeds with its
+    95 % t interval, how many seeds improve and worsen beyond doubt over images, and the share of `claim` percent."""
+    distance = differences[differences["metric"].str.startswith("FD-") & ~differences["model"].str.startswith("sit-")]
+    rows = []
+    for reading, own in distance.groupby(distance["model"].str.replace(r"-s\d+$", "", regex=True), sort=False):
+        mean, count = own["percent"].mean(), len(own)
+        spread = stats.t.ppf(0.975, count - 1) * own["percent"].std() / count**0.5 if count > 1 else float("nan")
+        verdicts = [(own["verdict"] == word).sum() for word in ("better", "worse")]
+        rows.append((reading, mean, mean - spread, mean + spread, count, *verdicts, mean / claim))
+    columns = ["reading", "percent", "low", "high", "seeds", "better", "worse", "share_of_claim"]
+    return pd.DataFrame(rows, columns=columns).sort_values("percent", ignore_index=True)
+
+
+def claimed() -> float:
+    """Percent by which the paper's FID of FC alone ("DEFAR w/o ADR") differs from SiT's, Tab. 1, CIFAR-10, no cfg."""
+    tab1 = paper_values(jobs.ROOT, "tab1")
+    chosen = {"dataset": "cifar10", "column": "FID", "condition": "no cfg", "kind": "value"}
+    own = tab1[(tab1[list(chosen)] == pd.Series(chosen)).all(axis=1)].drop_duplicates("row").set_index("row")["value"]
+    return 100 * (own["DEFAR w/o ADR"] / own["SiT"] - 1)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("groups", nargs="*", help=f"of {', '.join(GROUPS)}")
+    parser.add_argument(
+        "--report", type=Path, metavar="FILE", help="print what a differences.csv says, and train nothing"
+    )
+    queue_options(parser, at_once=14)
+    options = parser.parse_args(arguments)
+    if options.report:
+        print(report(pd.read_csv(options.report), claimed()).to_string(index=False, float_format="%.2f"))
+        print(f"the paper claims {claimed():+.1f} % for FC alone (Tab. 1, CIFAR-10, no cfg)")
+        return 0
+    work: Path = jobs.WORK / "eq15"
+    # the networks need not come back: tables.py measures them there
+    return run_queue(all_runs(setting_of(options, SETTING), options.groups), work, options, weights=False)
+
+
+if __name__ == "__main__":
+    jobs.run_script(main)
