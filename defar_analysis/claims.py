@@ -30,7 +30,7 @@ from .contradictions import CLAIMS, Claim, contradictions
 from .files import file_sha256
 from .our_rows import GUIDED, JUDGED, LABELS, NO_LABELS, PATHS, STEPS
 from .paper import paper_values
-from .robustness_study import MARGIN
+from .studies.robustness import MARGIN
 
 if TYPE_CHECKING:
     from .experiment import Experiment

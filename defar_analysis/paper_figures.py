@@ -99,8 +99,8 @@ def build_fig8(experiment: Experiment) -> Artefact:
 
 
 def _sampled(experiment: Experiment, id: str, methods: Sequence[str], images: Sequence[int] | None = None) -> Artefact:
-    from .methods_study import STUDIES, sampled
     from .our_rows import METHODS_TAKE
+    from .studies.methods import STUDIES, sampled
 
     if experiment.profile not in STUDIES:  # the images behind it are too many to be shipped
         return committed(id, (), experiment.root, METHODS_TAKE)
@@ -169,7 +169,7 @@ def celeba_command(method: str) -> str:
 
 
 def _plane(experiment: Experiment) -> Artefact:
-    from .plane_study import build  # it needs the catalog, which needs this module
+    from .studies.plane import build  # it needs the catalog, which needs this module
 
     return build(experiment)
 

@@ -165,7 +165,7 @@ def project(tmp_path):
         shutil.copytree(ROOT / "reproduce" / folder, tmp_path / "reproduce" / folder,
                         ignore=shutil.ignore_patterns("*.safetensors"))  # fmt: skip
     shutil.copy(ROOT / "reproduce" / "paper_values.csv", tmp_path / "reproduce")
-    (data / "methods.json").write_text(json.dumps({"profile": "full"}))
+    (data / "methods.json").write_text(json.dumps({"profile": "full", "note": "synthetic"}))
     (data / "methods.csv").write_text("method,value\nSiT,1\n")
     own = [(m, "SiT") for m in ("ADR", "FC", "DEFAR", "DEFAR-G++")]
     keys = ("group", "interpolant", "solver", "nfe")
