@@ -31,7 +31,7 @@ from defar_analysis.measures.gradients import gram, terms
 from defar_analysis.measures.sensitivity_sweep import Emphases, Spectra
 from defar_analysis.measures.split import Loss
 from defar_analysis.measures.views import BiasViews
-from defar_analysis.terms_study import Study, draw_for, from_forwards
+from defar_analysis.studies.terms import Study, draw_for, from_forwards
 
 LIMIT = 1.10
 CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}

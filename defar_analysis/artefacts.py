@@ -12,8 +12,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from .errors import DefarError
+from .core.arrays import read_npz
+from .errors import DefarError, reason
 from .files import replaced
+from .inputs import read_bytes, read_json
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure as MatplotlibFigure
@@ -48,7 +50,8 @@ class Artefact:
         from .catalog import figure  # which is made of artefacts
 
         entry, p = figure(self.id), self.provenance
-        return f"{entry.paper}: {entry.title}\n{entry.caption}\nmeasured: {p['note']}\nmodels: {', '.join(p['models'])}"
+        models = ", ".join(p.get("models", ()))
+        return f"{entry.paper}: {entry.title}\n{entry.caption}\nmeasured: {p['note']}\nmodels: {models}"
 
 
 @dataclass(frozen=True)
@@ -76,17 +79,37 @@ def read(id: str, folder: Path, names: tuple[str, ...] = ()) -> Artefact:
     """The artefact whose data lies in `folder`/data, with the tables of those names beside its own."""
     stem = Path(folder) / "data" / id
     try:
-        provenance = json.loads(stem.with_suffix(".json").read_text(encoding="utf-8"))
-        table = pd.read_csv(stem.with_suffix(".csv"), keep_default_na=False, na_values=["nan", ""])
+        provenance = read_json(stem.with_suffix(".json"))
+        if not isinstance(provenance, dict):
+            raise DefarError(f"{stem.name}.json holds {type(provenance).__name__}, no table of names and values")
+        models = provenance.get("models", [])
+        if not isinstance(models, dict | list) or not all(isinstance(name, str) for name in models):
+            raise DefarError(f"{stem.name}.json: models = {models!r}; names are needed")
+        if missing := {"profile", "note"} - provenance.keys():
+            raise DefarError(f"{stem.name}.json has no {min(missing)}")
+        table = _read_csv(stem.with_suffix(".csv"), keep_default_na=False, na_values=["nan", ""])
         table = table.fillna({c: "" for c in ("dc", "estimator") if c in table})
-        tables = {name: pd.read_csv(f"{stem}_{name}.csv") for name in names}
-        arrays = {}
-        if stem.with_suffix(".npz").exists():
-            with np.load(stem.with_suffix(".npz"), allow_pickle=False) as file:
-                arrays = dict(file)
+        tables = {name: _read_csv(Path(f"{stem}_{name}.csv")) for name in names}
+        arrays = read_npz(stem.with_suffix(".npz")) if stem.with_suffix(".npz").exists() else {}
     except (OSError, ValueError) as error:
-        raise DefarError(f"{stem}.*: {' '.join(str(error).split())[:150]}; run: defar reproduce --only {id}") from None
+        raise DefarError(f"{stem}.*: {reason(error, 150)}; run: defar reproduce --only {id}") from None
     return Artefact(id, table, tables, arrays, provenance, Path(folder))
+
+
+def _holds(file: Path, arrays: dict[str, np.ndarray]) -> bool:
+    """Whether an .npz has just these arrays: it is not written again then, since another Python packs other bytes."""
+    try:
+        there = read_npz(file)
+    except DefarError:
+        return False
+    same = [there[name].dtype == np.asarray(a).dtype and np.array_equal(there[name], a)
+            for name, a in arrays.items() if name in there]  # fmt: skip
+    return len(same) == len(there) == len(arrays) and all(same)
+
+
+def _read_csv(path: Path, **options: Any) -> pd.DataFrame:
+    """A table of ours. pandas is given bytes, not a name: a name it would also fetch from the network, or unpack."""
+    return pd.read_csv(io.BytesIO(read_bytes(path)), **options)
 
 
 def committed(id: str, names: tuple[str, ...], root: Path, takes: str) -> Artefact:
@@ -96,6 +119,16 @@ def committed(id: str, names: tuple[str, ...], root: Path, takes: str) -> Artefa
         again = f"defar reproduce --profile full --only {id}"
         raise DefarError(f"{root / 'figures' / 'data' / id}.json: not there; measure it: {again} ({takes})")
     return read(id, root / "figures", names)
+
+
+def checked_root(root: str | Path) -> Path:
+    """The project's folder, which a notebook may have been given as anything. Raises DefarError where it is none."""
+    try:
+        if (folder := Path(root)).is_dir():
+            return folder
+    except (TypeError, OSError):  # no path at all, or too long a name
+        pass
+    raise DefarError(f"root = {root!r}: no such folder; name a clone of the project")
 
 
 def checked_profile(profile: str) -> str:
@@ -108,8 +141,8 @@ def figures_folder(root: Path, id: str, profile: str) -> Path:
     """figures/, unless it holds this figure from a better profile: then results/<profile>/figures."""
     note = root / "figures" / "data" / f"{id}.json"
     try:
-        existing = json.loads(note.read_text(encoding="utf-8"))["profile"]
-    except (OSError, ValueError, KeyError):
+        existing = read_json(note)["profile"]
+    except (OSError, ValueError, KeyError, TypeError):
         existing = None
     if existing in PROFILES and PROFILES.index(existing) > PROFILES.index(profile):
         return root / "results" / profile / "figures"
@@ -132,7 +165,7 @@ def write(artefact: Artefact) -> Artefact:
     for path, frame in frames.items():
         with replaced(path) as beside:
             frame.to_csv(beside, index=False, float_format=CSV_FORMAT)
-    if artefact.arrays:
+    if artefact.arrays and not _holds(stem.with_suffix(".npz"), artefact.arrays):
         buffer = io.BytesIO()
         np.savez_compressed(buffer, **artefact.arrays)
         with replaced(stem.with_suffix(".npz")) as beside:

@@ -6,17 +6,29 @@ checkpoints + data -> measurements (results/) -> collect() -> figures/data/<id>.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .artefacts import PROFILES, Artefact, Figure, checked_profile, data_files, figures_folder, read, write
+from .artefacts import (
+    PROFILES,
+    Artefact,
+    Figure,
+    checked_profile,
+    checked_root,
+    data_files,
+    figures_folder,
+    read,
+    write,
+)
 from .entries import ENTRIES
-from .errors import DefarError
+from .errors import DefarError, reason
 from .paper_tables import TABLES, written
 
 __all__ = [
     "FIGURES", "PROFILES", "TABLES", "Artefact", "Figure", "checked_profile", "collect", "data_files", "draw", "figure",
-    "figures_folder", "load", "save", "write",
+    "figures_folder", "its_own", "load", "save", "write",
 ]  # fmt: skip
 
 if TYPE_CHECKING:
@@ -33,7 +45,7 @@ def collect(id: str, profile: str = "quick", device: str = "auto", root: str | P
     """
     from .experiment import Experiment
 
-    return write(figure(id).build(Experiment(Path(root), checked_profile(profile), device)))
+    return write(figure(id).build(Experiment(checked_root(root), checked_profile(profile), device)))
 
 
 def load(id: str, folder: Path) -> Artefact:
@@ -42,8 +54,22 @@ def load(id: str, folder: Path) -> Artefact:
 
 
 def draw(artefact: Artefact) -> MatplotlibFigure:
-    """The figure, from its data alone."""
-    return figure(artefact.id).plot(artefact)
+    """The figure, from its data alone. Raises DefarError where these are not what the figure takes."""
+    with its_own(artefact):
+        return figure(artefact.id).plot(artefact)
+
+
+@contextmanager
+def its_own(artefact: Artefact) -> Iterator[None]:
+    """The border where data that somebody changed, a column too few, words for numbers, become one line."""
+    try:
+        yield
+    except DefarError:
+        raise
+    except (LookupError, ValueError, TypeError, AttributeError, ArithmeticError) as error:  # pandas', NumPy's
+        what = f"{type(error).__name__}: {reason(error)}"
+        files, again = artefact.folder / "data" / artefact.id, f"defar reproduce --only {artefact.id}"
+        raise DefarError(f"{files}.*: are not the data of {artefact.id} ({what}); run: {again}") from error
 
 
 def save(artefact: Artefact, drawn: MatplotlibFigure) -> list[Path]:
@@ -56,6 +82,6 @@ def save(artefact: Artefact, drawn: MatplotlibFigure) -> list[Path]:
 
 def figure(id: str) -> Figure:
     """The entry of that id. Raises DefarError naming those there are."""
-    if id not in FIGURES:
+    if not isinstance(id, str) or id not in FIGURES:
         raise DefarError(f"unknown figure or table {id!r}; there are {', '.join(FIGURES)}")
     return FIGURES[id]

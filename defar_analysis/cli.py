@@ -43,6 +43,9 @@ COMMANDS = {
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line; returns the exit status: 0, 1 for what the doctor found, 2 for a mistake to mend, 130
     when interrupted."""
+    for stream in (sys.stdout, sys.stderr):  # a file's name may be of bytes that are no letters
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
     try:
         status = tyro.extras.subcommand_cli_from_dict(
             COMMANDS, prog="defar", args=arguments, config=(tyro.conf.FlagCreatePairsOff,),
@@ -59,6 +62,9 @@ def main(arguments: list[str] | None = None) -> int:
         return 0
     except OSError as error:
         print(f"defar: error: {one_line(error)}", file=sys.stderr)
+        return 2
+    except MemoryError:
+        print("defar: error: not enough memory; ask for less at once, such as a smaller --chunk", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("defar: interrupted; finished results are kept, the same command goes on", file=sys.stderr)

@@ -45,17 +45,19 @@ def gaussian(train: ImageDataset, folder: Path, device: torch.device) -> Gaussia
     return GaussianFlow(mean.to(device), spectrum.to(device))
 
 
-def empirical(train: ImageDataset, device: torch.device, *, labelled: bool) -> EmpiricalFlow:
-    """The exact minimizer of the loss over all training images, with or without their labels; float32."""
-    batch = train.batch(range(len(train)), device=device)
+def empirical(train: ImageDataset, device: torch.device, *, labelled: bool, count: int | None = None) -> EmpiricalFlow:
+    """The exact minimizer of the loss over all training images, or the first `count`, with or without their labels;
+    float32."""
+    batch = train.batch(range(len(train))[:count], device=device)
     return EmpiricalFlow(batch.data, labels=batch.labels if labelled else None)
 
 
-def identity(name: str, train: ImageDataset) -> dict[str, str]:
-    """What tells an exact field from others, for the key under which its results are kept."""
+def identity(name: str, train: ImageDataset, count: int | None = None) -> dict[str, str | int]:
+    """What tells an exact field from others, for the key under which its results are kept; `count`: see `empirical`."""
     what = {
         GAUSSIAN: "gaussian with channel covariance",
         EMPIRICAL: "empirical, by label",
         EMPIRICAL_ALL: "empirical, all images",
     }
-    return {"reference": what[name], "fitted_on_sha256": train.hash}
+    fewer = {"images": count} if count and name in MEMORIES else {}
+    return {"reference": what[name], "fitted_on_sha256": train.hash, **fewer}

@@ -47,10 +47,11 @@ class Scale:
     images: int
     sampling_steps: int
     chunk: int = 64
+    memories: int | None = None  # how many training images the empirical fields keep; None: all
 
 
 SCALES = {
-    "tiny": Scale(TimeGrid.spaced("tiny", 3, 2), images=8, sampling_steps=2, chunk=8),
+    "tiny": Scale(TimeGrid.spaced("tiny", 3, 2), images=8, sampling_steps=2, chunk=8, memories=1000),
     "quick": Scale(TimeGrid.spaced("quick", 10, 6), images=64, sampling_steps=50),
     "full": Scale(TimeGrid.all_pairs("full", 50), images=512, sampling_steps=50),
 }
@@ -100,8 +101,9 @@ class Experiment:
             return self.reference
         if name in EXACT:
             if name not in self._exact:
-                labelled = name == exact_fields.EMPIRICAL
-                self._exact[name] = exact_fields.empirical(self.train_images, self.device, labelled=labelled)
+                self._exact[name] = exact_fields.empirical(
+                    self.train_images, self.device, labelled=name == exact_fields.EMPIRICAL, count=self.scale.memories
+                )
             return self._exact[name]
         return self.checkpoint(name).model
 
@@ -184,7 +186,7 @@ class Experiment:
 
     def _identity(self, name: str) -> dict[str, Any]:
         if name in EXACT:
-            return exact_fields.identity(name, self.train_images)
+            return exact_fields.identity(name, self.train_images, self.scale.memories)
         card = self.checkpoint(name).card
         training = {key: card.training.get(key) for key in ("steps", "seconds", "hardware")}
         return {"checkpoint": card.name, "sha256": card.sha256, "weights": card.weights, **training}

@@ -18,10 +18,11 @@ from .catalog import Artefact, Figure
 from .drawing_code import drawing_code
 from .errors import DefarError, Interrupted, one_line
 from .files import replaced
+from .inputs import read_json
 from .provenance import files_digest, last_commit
 
 # What a first run takes, set-up aside; full follows from its forwards.
-TAKES = {"tiny": "a few minutes", "quick": "about 12 minutes on 2 cores", "full": "some seven hours on 2 cores"}
+TAKES = {"tiny": "a few minutes", "quick": "about 16 minutes on 2 cores", "full": "some seven hours on 2 cores"}
 GROUPS = ("Figures", "Tables", "Beyond the paper")
 MOST_ROWS = 100  # of a table in the gallery; a longer one is a link to its CSV
 
@@ -237,7 +238,7 @@ def _stamp_file(root: Path, artefact: Artefact) -> Path:
 
 def _is_current(root: Path, entry: Figure, artefact: Artefact) -> bool:
     try:
-        stamp = json.loads(_stamp_file(root, artefact).read_text(encoding="utf-8"))
+        stamp = read_json(_stamp_file(root, artefact))
     except (OSError, ValueError):
         return False
     return stamp == _state(root, entry, artefact)

@@ -10,7 +10,7 @@ usage: reproduce/run_all.sh [--profile tiny|quick|full] [--only NAME] [--device 
 Sets up .venv and CIFAR-10 if needed (a few minutes, once), then measures and draws the paper's figures
 and tables; the gallery is figures/index.html.
 
-  --profile tiny|quick|full   how much to measure (default quick: about 12 minutes on 2 cores)
+  --profile tiny|quick|full   how much to measure (default quick: about 16 minutes on 2 cores)
   --only NAME                 one figure or table, such as fig3; repeat for more
   --device DEVICE             cpu, cuda, cuda:1, ... (default: chosen by defar)
   --help                      this text; nothing is set up

@@ -53,13 +53,16 @@ def table(
 
     if id not in catalog.TABLES:
         raise DefarError(f"unknown table {id!r}; there are {', '.join(catalog.TABLES)}")
-    comparison, caption = whole(catalog.load(id, folder)), catalog.TABLES[id].caption
-    if format == "csv":
-        print(comparison.to_csv(index=False, float_format="%.6g"), end="")
-    elif format == "latex":
-        print(tables.latex(comparison, caption, f"tab:{id}"), end="")
-    else:
-        print(tables.markdown(comparison, caption), end="")
+    artefact, caption = catalog.load(id, folder), catalog.TABLES[id].caption
+    with catalog.its_own(artefact):
+        comparison = whole(artefact)
+        if format == "csv":
+            said = comparison.to_csv(index=False, float_format="%.6g")
+        elif format == "latex":
+            said = tables.latex(comparison, caption, f"tab:{id}")
+        else:
+            said = tables.markdown(comparison, caption)
+    print(said, end="")
 
 
 def reproduce(

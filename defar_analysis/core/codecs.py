@@ -13,6 +13,7 @@ from torch import Tensor
 from ..config import check_fields, from_table
 from ..errors import DefarError
 from ..files import file_sha256
+from .arrays import read_npz
 from .vae import Autoencoder, open_autoencoder
 
 RULE = "round_half_up"
@@ -206,8 +207,7 @@ def _statistics(file: Path, channels: int) -> tuple[Tensor, Tensor]:
 
             found = load_file(file)
         elif file.suffix == ".npz":
-            with np.load(file, allow_pickle=False) as arrays:
-                found = {name: torch.from_numpy(arrays[name]) for name in arrays.files}
+            found = {name: torch.from_numpy(array) for name, array in read_npz(file).items()}
         else:
             found = torch.load(file, map_location="cpu", weights_only=True)  # tensors only: nothing in it may run
         mean = found["mean"].float()
@@ -219,8 +219,10 @@ def _statistics(file: Path, channels: int) -> tuple[Tensor, Tensor]:
         raise DefarError(f"{file}: not a statistics file with mean and std or var ({reason})") from None
     mean, std = (part.reshape(part.shape[-3:]) if part.ndim > 3 else part for part in (mean, std))
     mean, std = (part[:, None, None] if part.ndim == 1 else part for part in (mean, std))
-    if mean.shape != std.shape or mean.ndim != 3 or mean.shape[0] != channels or not bool((std > 0).all()):
+    if mean.shape != std.shape or mean.ndim != 3 or mean.shape[0] != channels:
         raise DefarError(
             f"{file}: mean {tuple(mean.shape)} and std {tuple(std.shape)} do not fit latents of {channels} channels"
         )
+    if not bool((mean.isfinite() & std.isfinite() & (std > 0)).all()):
+        raise DefarError(f"{file}: mean and std must be finite and std above 0; write it again")
     return mean, std

@@ -20,7 +20,7 @@ from .cards import CARD, WEIGHTS, as_saved, read_weights, write_pair
 from .checkpoints import Checkpoint
 from .interpolants import Interpolant
 from .networks.discriminator import ConvDiscriminator
-from .recipes import Optimizer
+from .recipes import Optimizer, check_run_name
 from .seeding import derive_seed, generator_for, image_noise
 
 CHUNK = 64  # images in a call of the network
@@ -84,8 +84,7 @@ class DiscriminatorRecipe:
             raise DefarError(
                 f"label_dropout = {self.label_dropout} must lie in [0, 1] and ema_decay = {self.ema_decay} in [0, 1)"
             )
-        if not self.name or set(self.name) & set("/\\"):
-            raise DefarError(f"name = {self.name!r}; it names the run's folder: give a word without / or \\")
+        check_run_name(self.name)
         if not 0 < self.samples.held_out < self.samples.count:
             raise DefarError(
                 f"samples.held_out = {self.samples.held_out}; it must lie in 1 ... {self.samples.count - 1} "

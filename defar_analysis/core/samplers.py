@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -217,4 +218,8 @@ def _room(shape: tuple[int, ...], dtype: torch.dtype, path: Path | None, stack: 
         return torch.empty(shape, dtype=dtype)
     beside = stack.enter_context(replaced(Path(path)))
     kind = np.float64 if dtype == torch.float64 else np.float32
-    return torch.from_numpy(np.lib.format.open_memmap(beside, mode="w+", dtype=kind, shape=shape))
+    room = np.lib.format.open_memmap(beside, mode="w+", dtype=kind, shape=shape)
+    if hasattr(os, "posix_fallocate"):  # a mapped file that outgrows the disk later would end the process by SIGBUS
+        with open(beside, "rb+") as file:
+            os.posix_fallocate(file.fileno(), 0, beside.stat().st_size)
+    return torch.from_numpy(room)

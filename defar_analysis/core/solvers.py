@@ -13,6 +13,7 @@ from ..errors import DefarError
 from .interpolants import Interpolant
 
 Grid = Literal["uniform", "sit"]
+MOST_STEPS = 1_000_000  # a step is then as small as float32's spacing near t = 1 a few times over
 
 
 class Field(Protocol):
@@ -49,6 +50,8 @@ def check_grid(steps: int, grid: Grid) -> None:
         raise DefarError(f"steps must be a whole number; got {steps!r}")
     if steps < (1 if grid == "uniform" else 2):
         raise DefarError(f"steps = {steps} with grid {grid!r} makes no step; give more")
+    if steps > MOST_STEPS:
+        raise DefarError(f"steps = {steps} are more than float32 can tell apart; give at most {MOST_STEPS}")
 
 
 @dataclass(frozen=True)

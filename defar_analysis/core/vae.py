@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ from torch import Tensor
 
 from ..errors import DefarError
 from ..files import file_sha256
+from ..inputs import read_json
 from .autoencoders import load_autoencoder
 from .cards import CARD
 
@@ -79,7 +79,7 @@ def _diffusers(folder: Path, device: torch.device | str) -> Autoencoder:
     if not weights.is_file():
         raise DefarError(f"{weights}: no such file; weights are read from .safetensors alone: {SOURCES}")
     try:
-        kind = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("_class_name")
+        kind = read_json(folder / "config.json").get("_class_name")
     except (OSError, ValueError, AttributeError) as error:
         raise DefarError(f"{folder / 'config.json'}: cannot be read ({' '.join(str(error).split())[:100]})") from None
     if kind != "AutoencoderKL":

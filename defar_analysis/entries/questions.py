@@ -56,7 +56,7 @@ QUESTIONS = (
         "and from the noise that the model makes of an image to that image; thin: 5 and 95 % of images. FM, ADR, FC, "
         "DEFAR (gradient stopped at x_hat) and MixFlow are post-trained from one flow matching at equal compute, one "
         "training seed. Exact for this law; photographs are no Gaussian.",
-        built_by("split_study"), _plot_split,
+        built_by("studies.split"), _plot_split,
     ),
     Figure(
         "drift", "beyond the paper: along real sampling", "Where a model drifts: over time, frequency and steps",
@@ -66,7 +66,7 @@ QUESTIONS = (
         "f). Maps over t and spatial frequency, the lowest row the zero frequency. The exact fields have no defect: "
         "the Gaussian keeps the data's mean and spectrum, the empirical one memorizes the training images of a class. "
         "Shaded: 95 % bootstrap over images. No quality metric is measured here.",
-        built_by("drift_study"), _plot_drift, ("curves",),
+        built_by("studies.drift"), _plot_drift, ("curves",),
     ),
     Figure(
         "driftmethods", "beyond the paper: along real sampling", "Where every method drifts, by few steps and many",
@@ -78,7 +78,7 @@ QUESTIONS = (
         "the gradient at x_hat. The exact fields have no defect: the Gaussian keeps the data's mean and spectrum, the "
         "empirical one memorizes the training images of a class. Shaded and bars: 95 % bootstrap over images; one "
         "training seed. No quality metric is measured here.",
-        built_by("drift_methods_study"), _plot_drift_methods, ("curves", "paired"),
+        built_by("studies.drift_methods"), _plot_drift_methods, ("curves", "paired"),
     ),
     Figure(
         "terms", "beyond the paper: how the terms act", "How do the terms act?",
@@ -90,7 +90,7 @@ QUESTIONS = (
         "trained on states earlier than the time it is told, 420 steps longer than SiT. The exact fields in (d) have "
         "no defect. A cosine below 0 means that a step along one term raises the other; it does not say which makes "
         "better images.",
-        built_by("terms_study"), _plot_terms, ("changes", "curves", "weights"),
+        built_by("studies.terms"), _plot_terms, ("changes", "curves", "weights"),
     ),
     Figure(
         "sensitivity", "beyond the paper: under which readings", "Which statements are robust?",
@@ -99,7 +99,7 @@ QUESTIONS = (
         "for the FEL. A statement holds where its 95 % bootstrap interval over images does (a). How the numbers behind "
         "three of them move (b-d). The Gaussian reference and the empirical fields, which memorize the training "
         "images, are exact and without defect: a statement that holds for them too proves no defect of a network.",
-        built_by("sensitivity_study"), _plot_sensitivity, ("verdicts",),
+        built_by("studies.sensitivity"), _plot_sensitivity, ("verdicts",),
     ),
     Figure(
         "latents", "beyond the paper: in latent space", "What is the exposure bias in latents, and what once decoded?",
@@ -110,6 +110,6 @@ QUESTIONS = (
         "(b-d). The Gaussian reference is the exact field of latents with the same mean and spectrum; it has no "
         "defect. Frequencies are in cycles per place of the own grid: values do not compare with those on pixels. "
         "Shaded: 95 % bootstrap over images. The network was trained for minutes.",
-        built_by("latent_study"), _plot_latents, ("curves", "spectra"),
+        built_by("studies.latents"), _plot_latents, ("curves", "spectra"),
     ),
 )  # fmt: skip

@@ -54,7 +54,7 @@ STUDIES = (
         "the Fréchet distance of EfficientNet features (FD-EffNet-128, no FID) against SiT trained on as long, of each "
         "training seed (left), and precision over recall (right). Bars: 95 % bootstrap over images. ADR and DEFAR stop "
         "the gradient at x_hat; literal: they do not.",
-        built_by("methods_study"), _plot_methods, METHODS_TABLES,
+        built_by("studies.methods"), _plot_methods, METHODS_TABLES,
     ),
     Figure(
         "robustness", "Tab. 4 (right)", "Sample quality over the number of steps",
@@ -63,7 +63,7 @@ STUDIES = (
         "another metric on ImageNet-256, in a panel of its own (c); precision, recall and an inception score of the "
         "same network (d-f). Dashed: as many test images, which have no error: what is left is the distance's own bias "
         "at this n. Bars: 95 % bootstrap over images.",
-        built_by("robustness_study"), _plot_robustness, ("differences", "steps", "verdicts", "paper"),
+        built_by("studies.robustness"), _plot_robustness, ("differences", "steps", "verdicts", "paper"),
     ),
     Figure(
         "plane", "the method on 2-D data, as Figs. 1 and 2", "What bias, drift, ADR, FC and MixFlow do in the plane",
@@ -72,7 +72,7 @@ STUDIES = (
         "true states, drift and quality of sampling, and the paired change against flow matching, FM (e-j). Dashed: "
         "the exact field, which has no defect and yet a bias. Dotted: true data against true data. Distances are "
         "sliced Wasserstein-2. The table has every method against FM at equal compute, paired by seed.",
-        built_by("plane_study"), _plot_plane, ("verdicts",),
+        built_by("studies.plane"), _plot_plane, ("verdicts",),
     ),
     Figure(
         "slowflow", "MixFlow, Fig. 1", "Slow Flow: sampled states seem to be earlier than they are",
@@ -84,7 +84,7 @@ STUDIES = (
         "fine steps ends at 0; and each model against SiT, paired by image. Shaded and bars: 95 % bootstrap over "
         "images. Hollow: MixFlow's bands (SiT-B, ImageNet-256 latents). MixFlow was trained 420 steps longer than SiT. "
         "A larger m_t is not a better image.",
-        built_by("slow_flow_study"), _plot_slowflow, ("changes", "paper"),
+        built_by("studies.slow_flow"), _plot_slowflow, ("changes", "paper"),
     ),
     Figure(
         "corrections", "training-free methods that the paper cites",
@@ -96,7 +96,7 @@ STUDIES = (
         "SiT, paired by image (c), and samples of all methods, a row from one noise and label (d). Shaded and bars: "
         "95 % bootstrap over images. More or less energy is not better or worse images: no quality metric is measured "
         "here.",
-        built_by("corrections_study"), _plot_corrections, ("changes", "changes_defar"),
+        built_by("studies.corrections"), _plot_corrections, ("changes", "changes_defar"),
     ),
     Figure(
         "evaluator", "behind Tab. 4", "What the evaluator sees",
@@ -105,6 +105,6 @@ STUDIES = (
         "recall, over the strength of noise, of blur and of class removal. Dashed: the undamaged test images, which "
         "have no error: their distance, the floor, comes of the number of images. Bars and bands: 95 % bootstrap over "
         "images. A metric that is to rank samplers must move one way with the damage.",
-        built_by("evaluator_study"), _plot_evaluator, ("changes", "verdicts"),
+        built_by("studies.evaluator"), _plot_evaluator, ("changes", "verdicts"),
     ),
 )  # fmt: skip

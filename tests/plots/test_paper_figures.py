@@ -15,13 +15,14 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_hex
 from matplotlib.text import Text
 
-from defar_analysis import methods_study, paper_figures
+from defar_analysis import paper_figures
 from defar_analysis.artefacts import Artefact, write
 from defar_analysis.core.interpolants import Linear
 from defar_analysis.core.objectives import Defar
 from defar_analysis.core.rollout import Draw, rollout
 from defar_analysis.measures.plane import ring
 from defar_analysis.plots import columns, method, mismatch, style
+from defar_analysis.studies import methods as methods_study
 
 ROOT = Path(__file__).parents[2]
 T, SEEDS = np.linspace(0, 1, 6), (0, 1, 2)

@@ -32,7 +32,8 @@ class Labelled(nn.Module):
         """(B,) labels, the null label where there are none. Raises DefarError for one that no class has, on a CPU."""
         if labels is None:
             return torch.full((x.shape[0],), self.num_classes, device=x.device)
-        if labels.device.type == "cpu" and not torch.compiler.is_compiling():
+        known = type(labels) is Tensor and labels.device.type == "cpu"  # a fake tensor has no values
+        if known and not torch.compiler.is_compiling():
             self._check(labels)
         return labels
 
