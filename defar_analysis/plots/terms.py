@@ -152,7 +152,7 @@ def _handles(models: Sequence[str], shown: Sequence[str], style: Style) -> list:
     handles.append(Line2D([], [], label=FLOOR, **style.target_line()))
     handles.append(Line2D([], [], label="ADR, other images", linestyle="none", marker="o", markersize=4,
                           markerfacecolor="none", markeredgecolor=style.colour("ADR")))  # fmt: skip
-    handles += [Line2D([], [], label=model, **style.line(model)) for model in ordered_models({*models, *shown})]
+    handles += [Line2D([], [], label=model, **style.line(model)) for model in ordered_models([*models, *shown])]
     handles.append(Line2D([], [], color="black", linestyle=":", linewidth=0.9, label=WHITE))
     return handles + [Line2D([], [], color="black", linestyle=dashes, linewidth=1.2, label=label)
                       for label, dashes in QUANTITIES.values()]  # fmt: skip

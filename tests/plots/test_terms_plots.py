@@ -92,6 +92,16 @@ def test_nothing_lies_outside_the_figure(tables, arrays):
     )
 
 
+def test_the_legend_is_in_the_order_given_whatever_the_hash_seed(tables, arrays):
+    gradients, weights, changes = tables
+    names = ["MixFlow", "IP", "SDSS", "MDSS", "FC", "ADR"]  # of equal rank: a set would shuffle them
+    one = weights[weights["model"] == "SiT"]
+    weights = pd.concat([one.assign(model=name) for name in ["SiT", "DEFAR", *names]])
+    figure = terms.plot(gradients, weights, changes, arrays, MODELS)
+    shown = [text.get_text() for text in figure.subfigs[0].legends[0].get_texts()]
+    assert [name for name in shown if name in ("SiT", "DEFAR", *names)] == ["SiT", *names, "DEFAR"]
+
+
 def test_wrong_tables_are_named(tables, arrays, refuses):
     gradients, weights, changes = tables
     refuses(lambda: terms.plot(gradients.drop(columns="second"), weights, changes, arrays), "'second'", "gradients")
