@@ -33,6 +33,11 @@ def hardware(device: torch.device) -> str:
     return f"{platform.machine()} {device.type}"
 
 
+def works_apart(device: torch.device) -> bool:
+    """Whether the CPU is free while the device computes."""
+    return device.type != "cpu"
+
+
 def keep_heap() -> bool:
     """Tell the C library to keep what this process frees; whether it could.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Protocol
@@ -45,6 +46,14 @@ class Draw:
     def t1(self) -> Tensor:
         return self.times[-1]
 
+    def to(self, device: torch.device | str) -> Draw:
+        """The same draw on `device`, but for `subset`. From pinned memory the copy does not wait for the device."""
+        return self._each(lambda z: z.to(device, non_blocking=True))
+
+    def pinned(self) -> Draw:
+        """The same draw in page-locked memory."""
+        return self._each(Tensor.pin_memory)
+
     def split(self, indices: Tensor) -> tuple[Draw, Draw]:
         """The draws of the samples `indices` (m,) and of all others, neither with a `subset`."""
         others = torch.ones(self.data.shape[0], dtype=torch.bool)
@@ -70,6 +79,11 @@ class Draw:
         if self.subset is not None:
             part = replace(part, subset=torch.arange(len(mine[0]), device=self.subset.device))
         return part
+
+    def _each(self, change: Callable[[Tensor], Tensor]) -> Draw:
+        names = ("data", "noise", "labels", "times", "perturbation")
+        given = {name: getattr(self, name) for name in names}
+        return replace(self, **{name: change(z) for name, z in given.items() if z is not None})
 
     def _take(self, indices: Tensor) -> Draw:
         indices = indices.to(self.data.device)

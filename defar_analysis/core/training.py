@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import math
 import sys
 import time
 from contextlib import ExitStack, nullcontext
@@ -21,7 +20,7 @@ from torch import nn
 from ..errors import DefarError, Interrupted, one_line
 from ..files import alone
 from .checkpoints import Card, save_checkpoint
-from .devices import hardware, keep_heap, resolve_device
+from .devices import hardware, keep_heap, resolve_device, works_apart
 from .ema import Ema
 from .latents import LatentDataset
 from .objectives import Encoder, LossTerms, Objective
@@ -40,9 +39,11 @@ from .runs import (
     stop_requests,
 )
 from .scales import SCALES
-from .seeding import derive_seed, generator_for
+from .seeding import derive_seed
 from .starting import begin_with
 from .states import newest_state, restore, save_state, saved_states
+from .step_draws import DrawsAhead, StepDraws
+from .step_values import StepValues
 
 
 def train(
@@ -127,7 +128,11 @@ class TrainingRun:
         self.optimizer = torch.optim.Adam(self.parameters, lr=o.lr, betas=tuple(o.betas), weight_decay=o.weight_decay)
         self.step, self.seconds, self.forwards_per_step = 0, 0.0, 0
         self.window: list[dict[str, float]] = []  # steps that the log does not hold yet
-        self._epoch, self._order = -1, torch.empty(0)
+        draws = StepDraws(recipe, dataset, self.objective_of, pinned=self.device.type == "cuda")
+        self.draws = DrawsAhead(draws, recipe.steps) if works_apart(self.device) else draws
+
+    def objective_of(self, step: int) -> Objective:
+        return self.warmup if step < self.recipe.flow_matching_steps else self.objective
 
     def to_the_end(self, folder: Path) -> None:
         """All steps that are left, logged and saved in `folder` by the first process. Raises Interrupted, saved."""
@@ -135,10 +140,19 @@ class TrainingRun:
         if first:
             cut_log(folder / LOG, self.step)
         with stop_requests() as stop, progress(recipe, self.step, shown=first) as bar:
+            latest = None
             while self.step < recipe.steps:
-                self.window.append(self.advance())
+                before, latest = latest, self.launch()
+                if before is not None:  # read late: the device has the next step to compute meanwhile
+                    self.window.append(self.read(before))
                 bar.update()
-                if self.step % recipe.log_every == 0 or self.step == recipe.steps:
+                ends = self.step == recipe.steps
+                stopping = self.processes.any(stop.requested, self.device)
+                logs, saves = (ends or self.step % every == 0 for every in (recipe.log_every, recipe.save_every))
+                if logs or saves or stopping:
+                    self.window.append(self.read(latest))
+                    latest = None
+                if logs:
                     last = self.window[-1].keys()  # no mean over two objectives
                     window = [w for w in self.window if w.keys() == last]
                     record = {key: sum(w[key] for w in window) / len(window) for key in window[0]}
@@ -146,32 +160,41 @@ class TrainingRun:
                         append_log(folder / LOG, {"step": self.step, **record, "seconds": round(self.seconds, 3)})
                     bar.set_postfix(loss=f"{record['loss']:.4f}")
                     self.window = []
-                stopping = self.processes.any(stop.requested, self.device)
-                if first and (stopping or self.step % recipe.save_every == 0 or self.step == recipe.steps):
+                if first and (saves or stopping):
                     self.save(folder)
-                if stopping and self.step < recipe.steps:
+                if stopping and not ends:
                     raise Interrupted(f"stopped at step {self.step} of {recipe.steps}, saved; the same command goes on")
 
     def advance(self) -> dict[str, float]:
         """One optimizer step; returns its loss, loss terms and gradient norm."""
+        return self.read(self.launch())
+
+    def launch(self) -> StepValues:
+        """One optimizer step, which an accelerator may still be computing when this returns."""
         started = time.perf_counter()
         recipe = self.recipe
         for group in self.optimizer.param_groups:
             group["lr"] = recipe.optimizer.lr * min(1.0, (self.step + 1) / max(1, recipe.optimizer.warmup))
-        generator = generator_for(recipe.seed, "step", self.step)
-        objective = self.warmup if self.step < recipe.flow_matching_steps else self.objective
-        draw = objective.draw(self._batch(generator), generator)
+        draw = self.draws(self.step)
         self.optimizer.zero_grad(set_to_none=True)
-        losses = [self._backward(objective, draw, part) for part in range(recipe.accumulate)]
+        losses = [self._backward(draw, part) for part in range(recipe.accumulate)]
         norm = nn.utils.clip_grad_norm_(self.parameters, recipe.optimizer.clip)
-        values = self._finite(losses, norm)
         self.optimizer.step()
         self.ema.update(self.model, self.step)
         self.step += 1
+        self.forwards_per_step = losses[0].forwards
+        values = StepValues.of(self.step, losses, norm, self.processes)
         self.seconds += time.perf_counter() - started
         return values
 
-    def _backward(self, objective: Objective, draw: Draw, part: int) -> LossTerms:
+    def read(self, values: StepValues) -> dict[str, float]:
+        """What launch returned, once it is there. Raises DefarError where a value is not finite."""
+        started = time.perf_counter()
+        found = values.read()
+        self.seconds += time.perf_counter() - started
+        return found
+
+    def _backward(self, draw: Draw, part: int) -> LossTerms:
         """Loss and gradients of one of this process's parts of a step; the last one's backward pass exchanges them."""
         recipe, parts = self.recipe, self.processes.size * self.recipe.accumulate
         if parts > 1:
@@ -179,7 +202,7 @@ class TrainingRun:
         autocast = torch.autocast(self.device.type, torch.bfloat16) if recipe.precision == "bf16" else nullcontext()
         with without_exchange(self.shared, part + 1 < recipe.accumulate):
             with autocast:
-                loss = objective(self.forward, draw)
+                loss = self.objective_of(self.step)(self.forward, draw.to(self.device))
             (loss.total / recipe.accumulate).backward()
         return loss
 
@@ -231,38 +254,6 @@ class TrainingRun:
         }
         codec = self.dataset.codec if isinstance(self.dataset, LatentDataset) else "pixel"
         return Card(self.recipe.name, "ema", "", {}, self.recipe.interpolant, codec, data, training)
-
-    def _batch(self, generator: torch.Generator):
-        """Batch n of an endless stream of epochs, each a permutation of the data set of its own."""
-        recipe, size = self.recipe, len(self.dataset)
-        places = torch.arange(self.step * recipe.global_batch, (self.step + 1) * recipe.global_batch)
-        epochs, offsets = places // size, places % size
-        indices = torch.cat([self._permutation(int(e))[offsets[epochs == e]] for e in epochs.unique()])
-        flip = torch.rand(recipe.global_batch, generator=generator) < 0.5 if recipe.data.horizontal_flip else None
-        sampled = {"generator": generator} if isinstance(self.dataset, LatentDataset) else {}  # of their posteriors
-        batch = self.dataset.batch(indices, device=self.device, flip=flip, **sampled)
-        return batch if recipe.data.class_conditional else dataclasses.replace(batch, labels=None)
-
-    def _permutation(self, epoch: int) -> torch.Tensor:
-        if self._epoch != epoch:
-            generator = generator_for(self.recipe.seed, "epoch", epoch)
-            self._epoch, self._order = epoch, torch.randperm(len(self.dataset), generator=generator)
-        return self._order
-
-    def _finite(self, losses: list[LossTerms], gradient_norm: torch.Tensor) -> dict[str, float]:
-        """A step's values by name: means over its parts, the same in every process."""
-        self.forwards_per_step = losses[0].forwards
-        names = [*losses[0].terms, "loss"]
-        parts = torch.stack([torch.stack([*loss.terms.values(), loss.total.detach()]).float() for loss in losses])
-        means = self.processes.mean(parts.mean(dim=0))
-        values = dict(zip((*names, "gradient_norm"), torch.cat([means, gradient_norm[None]]).tolist(), strict=True))
-        for name in values:
-            if not math.isfinite(values[name]):
-                raise DefarError(
-                    f"step {self.step + 1}: {name} is {values[name]}; the last good state is kept: "
-                    "try a lower optimizer.lr or float32, in another --out"
-                )
-        return values
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -34,18 +34,27 @@ CURVE, CELL = "curve.csv", "euler-50"
 
 def advance(run: TrainingRun, folder: Path, every: int, until: float, used: Protocol) -> bool:
     """Train to the last step or the deadline, a point of the curve every so many steps; whether it is the end."""
-    steps, log_every, window = run.recipe.steps, run.recipe.log_every, []
+    steps, log_every, window, latest = run.recipe.steps, run.recipe.log_every, [], None
     with stop_requests() as stop:
         while run.step < steps and time.monotonic() < until and not stop.requested:
-            window.append(run.advance())
-            if run.step % log_every == 0 or run.step == steps:
+            before, latest = latest, run.launch()
+            if before is not None:  # one step late, as TrainingRun.to_the_end
+                window.append(run.read(before))
+            ends = run.step == steps
+            logs, measures = ends or run.step % log_every == 0, ends or run.step % every == 0
+            if logs or measures:
+                window.append(run.read(latest))
+                latest = None
+            if logs:
                 last = window[-1].keys()  # no mean over two objectives
                 same = [values for values in window if values.keys() == last]
                 means = {key: sum(values[key] for values in same) / len(same) for key in last}
                 append_log(folder / LOG, {"step": run.step, **means, "seconds": round(run.seconds, 3)})
                 window = []
-            if run.step % every == 0 or run.step == steps:
+            if measures:
                 add_point(run, folder, used)
+    if latest is not None:
+        run.read(latest)
     run.save(folder)
     return run.step == steps
 

@@ -29,6 +29,7 @@ from defar_analysis.core.objectives import Objective
 from defar_analysis.core.recipes import Network, Recipe, load_recipe
 from defar_analysis.core.samplers import Euler, sample
 from defar_analysis.core.states import save_state
+from defar_analysis.core.step_draws import StepDraws
 from defar_analysis.core.training import TrainingRun
 from defar_analysis.measures.cost import Stepper, _peak_bytes
 from defar_analysis.measures.extractors import efficientnet_lite, extracted
@@ -145,10 +146,10 @@ def bounds(repeats: int) -> Iterator[dict]:
     for n in (256, 1024, 4096, 16384):
         run = TrainingRun(Recipe("draw", steps=1, global_batch=n, network=tiny), dataset)
         objective = Defar(label_dropout=0.1, null_label=10)
-        generator = torch.Generator().manual_seed(0)
-        run._batch(generator)  # the epoch's order is drawn once an epoch
+        draws = StepDraws(run.recipe, dataset, lambda step, o=objective: o)
+        draws(0)  # the epoch's order is drawn once an epoch
         held = n * 3 * 32 * 32 * (1 + 4 + 4)  # bytes, images, noise
-        yield row("draw of a step", n, lambda r=run, o=objective, g=generator: o.draw(r._batch(g), g), held)
+        yield row("draw of a step", n, lambda d=draws: d(0), held)
     for d in (1280, 2048):
         real, own = (rng.standard_normal((10_000, d)) * np.arange(1, d + 1) ** -0.5 for _ in range(2))
         reference, moments = FrechetReference.of(real), Moments.of(own)
