@@ -58,7 +58,7 @@ class Bounds:
 @dataclass(frozen=True)
 class Step:
     """A step of a run on that many processes, in seconds: computing (assumed utilisation), exchanging the gradients
-    (assumed links; overlaps with computing) and drawing (measured; overlaps with nothing)."""
+    (assumed links) and drawing (measured), which both overlap with computing."""
 
     processes: int
     batch: int
@@ -72,9 +72,14 @@ class Step:
         return self.batch / self.processes
 
     @property
+    def seconds(self) -> float:
+        """The longest of the three, behind which the others are hidden."""
+        return max(self.compute, self.exchange, self.draw)
+
+    @property
     def efficiency(self) -> float:
-        """Computing as a share of a step whose exchange is hidden behind it, as far as it is shorter."""
-        return self.compute / (max(self.compute, self.exchange) + self.draw)
+        """Computing as a share of the step."""
+        return self.compute / self.seconds
 
 
 def step_on(run: Run, processes: int, batch: int, bounds: Bounds, device: Accelerator = H200) -> Step:

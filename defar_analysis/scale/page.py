@@ -161,7 +161,7 @@ def saving(runs: list[Run], bounds: Bounds) -> str:
     for name, run in drawn(runs):
         step, every = step_on(run, processes, batch, bounds), run.recipe.save_every
         seconds = run.state_bytes * written["seconds"] / written["n"]
-        share = seconds / (seconds + every * (max(step.compute, step.exchange) + step.draw))
+        share = seconds / (seconds + every * step.seconds)
         rows.append((name, short(run.state_bytes / 1e9), short(seconds), f"{every:,}", f"{share:.1%}",
                      short(processes * run.state_bytes / 1e12)))  # fmt: skip
     return table(header, rows)
