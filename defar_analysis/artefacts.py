@@ -102,9 +102,11 @@ def _holds(file: Path, arrays: dict[str, np.ndarray]) -> bool:
         there = read_npz(file)
     except DefarError:
         return False
-    same = [there[name].dtype == np.asarray(a).dtype and np.array_equal(there[name], a)
-            for name, a in arrays.items() if name in there]  # fmt: skip
-    return len(same) == len(there) == len(arrays) and all(same)
+    return there.keys() == arrays.keys() and all(_same(there[name], np.asarray(a)) for name, a in arrays.items())
+
+
+def _same(one: np.ndarray, two: np.ndarray) -> bool:
+    return one.dtype == two.dtype and np.array_equal(one, two, equal_nan=one.dtype.kind == "f")
 
 
 def _read_csv(path: Path, **options: Any) -> pd.DataFrame:

@@ -101,8 +101,8 @@ def alone(path: Path, refusal: str = "") -> Iterator[bool]:
     The lock is a file beside, gone with the block; a killed process lets go of it. Where none can be made (a read-only
     folder, a file system without locks) False is given: files are still written whole, at worst twice.
     """
-    path = Path(path)
-    lock = path.with_name(f".{path.name}.lock")
+    real = Path(os.path.realpath(path))  # one lock, by whichever name it is reached
+    lock = real.parent / f".{real.name}.lock"
     file = _locked(lock, path, refusal)
     try:
         yield file is not None
@@ -125,13 +125,13 @@ def _locked(lock: Path, path: Path, refusal: str) -> int | None:
             _flock(file, path, refusal)
             if os.path.samestat(os.fstat(file), os.stat(lock)):
                 return file
-        except FileNotFoundError:  # removed by the one that was waited for
-            pass
         except BaseException as error:
-            os.close(file)
-            if isinstance(error, OSError):
-                return None
-            raise
+            removed = isinstance(error, OSError) and error.errno in (errno.ENOENT, errno.ESTALE)
+            if not removed:  # by the one that was waited for; on a network file system that is a stale handle
+                os.close(file)
+                if isinstance(error, OSError):
+                    return None
+                raise
         os.close(file)
     return None
 

@@ -64,6 +64,8 @@ class Grid:
     guidances: tuple[float | None, ...] = (None,)
     seed: int = SEED
     discriminators: Mapping[str, Path] = field(default_factory=dict)
+    chunk: int = 64
+    precision: str = "float32"
 
     def __post_init__(self) -> None:
         for model in self.discriminators.keys() - self.checkpoints.keys():
@@ -153,8 +155,9 @@ class Sweep:
         solver = solver_named(cell.solver, cell.nfe // EVALUATIONS[cell.solver])
         judge = self.grid.discriminators.get(cell.model)
         plan = Plan(
-            solver, self.protocol.count, self.grid.seed, self.protocol.labels, cell.guidance, discriminator=judge
-        )
+            solver, self.protocol.count, self.grid.seed, self.protocol.labels, cell.guidance,
+            chunk=self.grid.chunk, discriminator=judge, precision=self.grid.precision,
+        )  # fmt: skip
         return ImageSource(self.network(cell), plan, self.device)
 
     def samples(self, cell: Cell) -> Path:

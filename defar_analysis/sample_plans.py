@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import MISSING, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
@@ -23,6 +23,7 @@ FIELDS = {"ts-label": LabelShift, "es": EpsilonScaling}
 STEPS = {"ts-target": TargetShift, "dcw": DCW, "dcw-haar": DCWHaar}
 CORRECTIONS = FIELDS | STEPS
 MOST_IMAGES, LARGEST_CHUNK = 10_000_000, 65_536  # beyond both it is a slip that would fill memory with labels alone
+PRECISIONS: dict[str, torch.dtype | None] = {"float32": None, "bf16": torch.bfloat16}  # None: the network's own
 EXAMPLES = ("ts-label=0.02", "es=1.005", "ts-target=0.005", "dcw=0.005", "dcw-haar=0.01,0.01")
 
 
@@ -31,7 +32,8 @@ class Plan:
     """What to sample. labels: "balanced" (classes in turn), "random" or one class for all. guidance: a scale, None for
     no guidance; it is CFG's, or, with the folder of a weaker checkpoint in `autoguidance`, that one's; interval and
     channels go with it. chunk: images a network call; part of what an image depends on (to 1e-4). discriminator: a
-    folder; its weight is 1 by default. corrections: "es=1.005", "dcw-haar=0.01,0.01", ... (`parsed`).
+    folder; its weight is 1 by default. corrections: "es=1.005", "dcw-haar=0.01,0.01", ... (`parsed`). precision: of the
+    network, by autocast; the state stays float32.
 
     Raises DefarError for settings that do not fit.
     """
@@ -48,8 +50,11 @@ class Plan:
     discriminator: Path | None = None
     discriminator_weight: float | None = None
     corrections: tuple[str, ...] = ()
+    precision: Literal["float32", "bf16"] = "float32"
 
     def __post_init__(self) -> None:
+        if self.precision not in PRECISIONS:
+            raise DefarError(f"precision = {self.precision!r}; choose from {', '.join(PRECISIONS)}")
         for name in ("count", "chunk"):
             if getattr(self, name) < 1:
                 raise DefarError(f"{name} = {getattr(self, name)} must be at least 1")
@@ -80,7 +85,8 @@ class Plan:
         if self.discriminator is not None:
             weight = 1.0 if self.discriminator_weight is None else self.discriminator_weight
             said += f", discriminator {Path(self.discriminator).name} with weight {weight:g}"
-        return said + "".join(f", {text}" for text in self.corrections)
+        said += "".join(f", {text}" for text in self.corrections)
+        return said if self.precision == "float32" else f"{said}, {self.precision}"
 
 
 def solver_named(

@@ -13,7 +13,7 @@ from .core.checkpoints import Checkpoint
 from .core.samplers import sample
 from .core.seeding import balanced_labels, image_noise, random_labels, sde_generators
 from .errors import DefarError
-from .sample_plans import Plan, Sampler, sampler_for
+from .sample_plans import PRECISIONS, Plan, Sampler, sampler_for
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ class ImageSource:
             "codec": self.loaded.codec.identity, "solver": repr(plan.solver), "guidance": settings.pop("guidance"),
             "seed": plan.seed, "labels": None if self.labels is None else plan.labels, "count": plan.count,
             "chunk": plan.chunk, "device": self.device.type,
-        } | settings  # fmt: skip
+        } | settings | ({} if plan.precision == "float32" else {"precision": plan.precision})  # fmt: skip
 
     @property
     def starts(self) -> range:
@@ -74,7 +74,7 @@ class ImageSource:
             drawn = sample(
                 self.sampler.field, image_noise(plan.seed, part, self.loaded.shape).to(self.device), plan.solver,
                 interpolant=self.loaded.interpolant, labels=labels, generators=generators, chunk=plan.chunk,
-                correction=self.sampler.correction,
+                correction=self.sampler.correction, network_dtype=PRECISIONS[plan.precision],
             )  # fmt: skip
         except DefarError as error:
             raise DefarError(f"in the chunk from image {start}: {error}" if start else str(error)) from None

@@ -144,8 +144,11 @@ def _together(device: str) -> Iterator[tuple[Processes, torch.device]]:
 
 
 def _alone(out: Path, processes: Processes) -> AbstractContextManager:
-    """No other command writes to `out` meanwhile: it is waited for, and may leave nothing to do."""
-    return alone(out) if processes.first else nullcontext()
+    """No other command writes to `out` meanwhile. One process waits for it, which may leave nothing to do; of several
+    the others would run out of patience, so they refuse."""
+    if not processes.first:
+        return nullcontext()
+    return alone(out, "wait, or give another --out" if processes.size > 1 else "")
 
 
 def _cost(plan: Plan, nfe: int) -> str:

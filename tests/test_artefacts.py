@@ -26,3 +26,16 @@ def test_equal_arrays_keep_their_file_whatever_packed_it(tmp_path):
     file.write_bytes(kept[:-30])
     write(artefact)
     assert read("fig9", tmp_path).arrays.keys() == arrays.keys()
+
+
+def test_places_without_a_value_are_equal(tmp_path):
+    arrays = {"curve": np.array([1.0, np.nan]), "count": np.array([1, 2])}
+    artefact = Artefact("fig9", pd.DataFrame({"value": [1.0]}), {}, arrays, {"profile": "tiny", "note": ""}, tmp_path)
+    write(artefact)
+    file = tmp_path / "data" / "fig9.npz"
+    np.savez(file, **arrays)
+    kept = file.read_bytes()
+    write(artefact)
+    assert file.read_bytes() == kept
+    write(dataclasses.replace(artefact, arrays=arrays | {"curve": np.array([np.nan, 1.0])}))
+    assert file.read_bytes() != kept

@@ -128,6 +128,13 @@ def test_a_cells_steps_make_its_evaluations(folder):
         assert record["nfe"] == cell.nfe == 4 and record["command"]["count"] == N
 
 
+def test_a_larger_chunk_and_bf16_reach_every_cell_and_are_other_samples(folder):
+    plain, other = a_sweep((2,)), a_sweep((2,), chunk=5, precision="bf16")
+    for one, two in zip(plain.cells, other.cells, strict=True):
+        assert other.source(two).command == plain.source(one).command | {"chunk": 5, "precision": "bf16"}
+        assert other.samples(two) != plain.samples(one)
+
+
 @pytest.mark.parametrize(
     "options, parts",
     [

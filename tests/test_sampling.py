@@ -1,5 +1,6 @@
 """`defar sample`: what it writes, that it goes on where it was stopped, and what it refuses to overwrite."""
 
+import dataclasses
 import io
 import json
 import os
@@ -19,11 +20,12 @@ from PIL import Image
 from defar_analysis import sample_source, sampling
 from defar_analysis.core.checkpoints import Card, load_checkpoint, save_checkpoint
 from defar_analysis.core.networks import SiT
-from defar_analysis.core.samplers import Dopri5, Euler, EulerMaruyama, Heun
+from defar_analysis.core.samplers import Dopri5, Euler, EulerMaruyama, Heun, sample
 from defar_analysis.core.seeding import image_noise, random_labels
 from defar_analysis.errors import DefarError, Interrupted
-from defar_analysis.files import HOST
+from defar_analysis.files import HOST, alone
 from defar_analysis.sample_files import named_rows, row_names
+from defar_analysis.sample_source import ImageSource
 from defar_analysis.sampling import Plan, compare_to_file, finished, sample_to_file, solver_named
 
 
@@ -218,14 +220,27 @@ def test_a_killed_run_goes_on(folder):
     assert not list((folder / "a").glob(".*"))
 
 
-@pytest.mark.parametrize("processes", [2, 4])
-def test_several_processes_write_the_same_file(folder, processes):
+def sampled_by(processes):
+    """`torchrun --nproc-per-node N`: 16 images into a.npz."""
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
     command = ["-m", "defar_analysis.cli", "sample", "one", "--out", "a.npz", "--count", "16", "--steps", "2"]
     environment = {**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads())}
-    done = subprocess.run(
+    return subprocess.run(
         [*torchrun, *command, "--chunk", "3", "--device", "cpu"], capture_output=True, text=True, env=environment
     )
+
+
+def test_several_processes_do_not_wait_for_another_command(folder):
+    with alone(folder / "a.npz"):
+        done = sampled_by(2)
+    assert done.returncode != 0 and not (folder / "a.npz").exists()
+    (line,) = [line for line in done.stderr.splitlines() if "another process is writing it" in line]
+    assert line == "defar: error: a.npz: another process is writing it; wait, or give another --out"
+
+
+@pytest.mark.parametrize("processes", [2, 4])
+def test_several_processes_write_the_same_file(folder, processes):
+    done = sampled_by(processes)
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[-1].startswith("a.npz: 16 images") and done.stdout.count("a.npz") == 1
     run("b.npz", Plan(Euler(2), 16, chunk=3))
@@ -234,7 +249,28 @@ def test_several_processes_write_the_same_file(folder, processes):
     assert json.loads(str(ours["provenance"])) == json.loads(str(theirs["provenance"]))
 
 
+def test_in_bf16_only_the_network_is_rounded_and_the_command_says_so(folder):
+    run("plain.npz", PLAN)
+    said = run("low.npz", dataclasses.replace(PLAN, precision="bf16"))
+    plain, low = npz("plain.npz"), npz("low.npz")
+    assert said.split(" evaluations")[1] == " for each image, bf16, seed 0"
+    commands = [json.loads(str(file["provenance"]))["command"] for file in (plain, low)]
+    assert "precision" not in commands[0]  # files that earlier versions sampled stay valid
+    assert commands[1] == commands[0] | {"precision": "bf16"}
+    source = ImageSource(load_checkpoint("one"), PLAN, torch.device("cpu"))
+    part = source.part(0)
+    exact, rounded = (
+        sample(source.loaded.model, image_noise(PLAN.seed, part, source.loaded.shape), PLAN.solver,
+               labels=source.labels[: part.stop], chunk=PLAN.chunk, network_dtype=dtype).x
+        for dtype in (None, torch.bfloat16)
+    )  # fmt: skip
+    assert rounded.dtype == torch.float32 and not torch.equal(exact, rounded)
+    images = source.loaded.codec.decode(rounded).permute(0, 2, 3, 1).numpy()
+    np.testing.assert_array_equal(low["arr_0"][: len(images)], images)
+
+
 OTHERS = {
+    "precision": (Plan(Euler(2), 7, chunk=3, precision="bf16"), "one", "precision None, not bf16"),
     "seed": (Plan(Euler(2), 7, seed=1, chunk=3), "one", "seed 0, not 1"),
     "steps": (Plan(Euler(4), 7, chunk=3), "one", "solver Euler(steps=2, grid='uniform'), not Euler(steps=4"),
     "count": (Plan(Euler(2), 8, chunk=3), "one", "count 7, not 8"),

@@ -8,6 +8,11 @@ from typing import Annotated, Literal
 from tyro.conf import arg
 
 Device = Annotated[str, arg(help="cpu, cuda, cuda:1, npu, ...; auto takes an accelerator where there is one")]
+Chunk = Annotated[int, arg(help="images in a network call; a GPU takes more, and a stopped run keeps whole chunks")]
+Precision = Annotated[
+    Literal["float32", "bf16"],
+    arg(help="of the network; bf16, for accelerators, is autocast around a float32 state"),
+]
 Root = Annotated[Path, arg(help="the project folder: it holds reproduce/, notebooks/ and figures/")]
 Profile = Literal["tiny", "quick", "full"]
 ProtocolName = Annotated[

@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 from tyro.conf import Positional, arg
 
 from ..errors import DefarError
-from .options import Count, Device, Inception, ProtocolName, Reference
+from .options import Chunk, Count, Device, Inception, Precision, ProtocolName, Reference
 
 
 def evaluate(
@@ -38,6 +38,8 @@ def evaluate(
         ),
     ] = None,
     seed: Annotated[int, arg(help="for checkpoints: image i depends on this and i alone")] = 0,
+    chunk: Chunk = 64,
+    precision: Precision = "float32",
     extrapolate: Annotated[bool, arg(help="also the Fréchet distance at infinite n of samples")] = False,
     results: Annotated[Path, arg(help="where features are kept; none is extracted twice")] = Path("results"),
     device: Device = "auto",
@@ -51,7 +53,8 @@ def evaluate(
     from ..measures.protocols import protocol as named
 
     chosen = named(protocol, n)
-    plan = sampling.Plan(sampling.solver_named(solver, steps), chosen.count, seed, chosen.labels, guidance)
+    plan = sampling.Plan(sampling.solver_named(solver, steps), chosen.count, seed, chosen.labels, guidance,
+                         chunk=chunk, precision=precision)  # fmt: skip
     report = evaluate_sources(
         sources, chosen, plan, results=results, reference=reference, inception_weights=inception,
         extrapolate=extrapolate, device=device,
@@ -94,6 +97,8 @@ def robustness(
     reference: Reference = None,
     inception: Inception = None,
     seed: Annotated[int, arg(help="image i depends on this and i alone, in every cell")] = 0,
+    chunk: Chunk = 64,
+    precision: Precision = "float32",
     out: Annotated[
         Path | None,
         arg(
@@ -118,7 +123,7 @@ def robustness(
     models = _models(checkpoints)
     # scale 1 is no guidance, and costs half as much so
     scales = tuple(None if scale == 1 else scale for scale in guidance) or (None,)
-    grid = Grid(models, nfe, solver, scales, seed, _judges(discriminator))
+    grid = Grid(models, nfe, solver, scales, seed, _judges(discriminator), chunk, precision)
     with joined(device) as (processes, where):
         sweep = Sweep(
             grid, named(protocol, n), results, str(where), reference=reference, inception_weights=inception, say=_say,

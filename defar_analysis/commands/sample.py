@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 from tyro.conf import Positional, arg
 
 from ..errors import DefarError
-from .options import Device
+from .options import Chunk, Device, Precision
 
 Diffusion = Literal["SBDM", "sigma", "linear", "constant", "decreasing", "increasing-decreasing"]
 
@@ -106,7 +106,8 @@ def sample(
     ] = (),
     labels: Annotated[str, arg(help="balanced (classes in turn), random, or one class number for all")] = "balanced",
     seed: Annotated[int, arg(help="image i depends on this and i alone")] = 0,
-    chunk: Annotated[int, arg(help="images in a network call; an interrupted run keeps whole chunks")] = 64,
+    chunk: Chunk = 64,
+    precision: Precision = "float32",
     device: Device = "auto",
 ) -> None:
     """Draw images from a checkpoint and say what they cost. Stopped or killed, an .npz or a folder goes on with the
@@ -118,6 +119,7 @@ def sample(
     plan = sampling.Plan(
         stepper, (8 if compare else 64) if count is None else count, seed, _class_or_plan(labels), guidance,
         guidance_interval, guidance_channels, chunk, autoguidance, discriminator, discriminator_weight, correction,
+        precision,
     )  # fmt: skip
     if compare:
         said = sampling.compare_to_file([*([checkpoint] if checkpoint else []), *compare], out, plan, device)

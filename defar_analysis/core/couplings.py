@@ -50,8 +50,9 @@ class MinibatchOT:
 def optimal_order(noise: Tensor, data: Tensor) -> Tensor:
     """For each of data (B, ...) the index of its noise (B, ...) under exact optimal transport, (B,) long.
 
-    The cost is the squared Euclidean distance of whole samples, in float64. Raises DefarError for fewer than two
-    samples, shapes that differ, or a cost that is not finite.
+    The cost is the squared Euclidean distance of whole samples, in float64, exact to some 1e-16 of the largest squared
+    norm about the mean: inside clusters 1e7 times as far apart as their samples, pairs may be wrong. Raises DefarError
+    for fewer than two samples, shapes that differ, or a cost that is not finite.
     """
     if noise.shape != data.shape:
         raise DefarError(f"noise {tuple(noise.shape)} and data {tuple(data.shape)} must have one shape")
@@ -63,7 +64,8 @@ def optimal_order(noise: Tensor, data: Tensor) -> Tensor:
     except ImportError:
         raise DefarError("mini-batch OT needs the package POT: pip install pot") from None
     rows, columns = (z.detach().flatten(1).to("cpu", torch.float64) for z in (data, noise))
-    # by a matrix product, ten times as fast from 512 samples on; about the mean, or data far from 0 would lose digits
+    # by a matrix product: pairing became 7 to 14 times as fast (record 2026-11-22-scale); about the mean, or data far
+    # from 0 would lose digits
     centre = rows.mean(dim=0)
     cost = torch.cdist(rows - centre, columns - centre, compute_mode="use_mm_for_euclid_dist").square().numpy()
     if not (cost < float("inf")).all():

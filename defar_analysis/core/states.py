@@ -3,7 +3,7 @@
 A state is written whole, then last-good.json is replaced: it names the kept states, newest first, with their checksums.
 Then those that it names no longer are removed. So a kill between any two of these leaves a state that is whole and
 vouched for. Nothing that is not finite is ever saved. To go on from an older state remove the newer ones; to keep one
-for good copy it.
+for good copy it to another folder.
 """
 
 from __future__ import annotations
@@ -39,17 +39,18 @@ def save_state(folder: Path, state: dict[str, Any], keep: int = 2) -> Path:
                 "in another --out"
             )
     file = folder / f"state-{step:07d}.pt"
+    older = [known for known in _named(folder) if known["step"] < step]
+    if file.exists():  # the checksum of the one that is replaced must not meet the new bytes
+        _point(folder, older, [])
     with replaced(file) as beside:
         with open(beside, "wb") as opened:  # torch tells no reason when a file that it opens itself cannot be written
             torch.save(state, opened)
         entry = {"file": file.name, "step": step, "sha256": file_sha256(beside)}
-    named, _ = _pointer(folder) or ([], [])
-    older = [known for known in named if known["step"] < step and (folder / known["file"]).exists()]
     kept = [entry, *older][:keep]
-    dropped = [known["file"] for known in named if known not in kept and known["file"] != file.name]
+    names = [known["file"] for known in kept]
+    dropped = [other.name for other in _numbered(folder) if _step(other) < step]  # what a killed saving left, too
     dropped += [name for name in OLDER if len(kept) == keep and (folder / name).exists()]
-    with replaced(folder / POINTER) as beside:
-        beside.write_text(json.dumps({"kept": kept, "dropped": dropped}, indent=1) + "\n", encoding="utf-8")
+    _point(folder, kept, [name for name in dropped if name not in names])
     _drop(folder)
     return file
 
@@ -86,6 +87,8 @@ def newest_state(
         return state
     if corrupt:
         raise DefarError(f"{corrupt[0][0]}: corrupt, and there is no older state; {restart}")
+    if (pointer := _pointer(folder)) is not None and pointer[0]:
+        raise DefarError(f"{folder / POINTER}: names {pointer[0][0]['file']}, which is gone; put it back, or {restart}")
     return None
 
 
@@ -110,14 +113,26 @@ def _read(file: Path, sha256: str | None, device: torch.device) -> dict[str, Any
 
 
 def _candidates(folder: Path) -> list[tuple[Path, str | None]]:
-    """States that are there, newest first, with their checksums. Without a pointer, or with a damaged one: all."""
-    pointer = _pointer(folder)
-    if pointer is None:
-        found: list[tuple[Path, str | None]] = [(file, None) for file in reversed(_numbered(folder))]
-    else:
-        found = [(folder / entry["file"], entry["sha256"]) for entry in pointer[0]]
-    found += [(folder / name, None) for name in OLDER if pointer is None or name not in pointer[1]]
-    return [(file, sha256) for file, sha256 in found if file.exists()]
+    """States that are there, newest first, with their checksums."""
+    dropped = (_pointer(folder) or ([], []))[1]
+    older = [name for name in OLDER if name not in dropped and (folder / name).exists()]
+    return [(folder / known["file"], known["sha256"]) for known in _named(folder)] + [(folder / n, None) for n in older]
+
+
+def _named(folder: Path) -> list[dict[str, Any]]:
+    """The kept states that are there, newest first, by the pointer; where it names none of them: all, unvouched."""
+    kept, dropped = _pointer(folder) or ([], [])
+    return [known for known in kept if (folder / known["file"]).exists()] or [
+        {"file": file.name, "step": _step(file), "sha256": None}
+        for file in reversed(_numbered(folder))
+        if file.name not in dropped
+    ]
+
+
+def _point(folder: Path, kept: list[dict[str, Any]], dropped: list[str]) -> None:
+    kept = [known | {"sha256": known["sha256"] or file_sha256(folder / known["file"])} for known in kept]
+    with replaced(folder / POINTER) as beside:
+        beside.write_text(json.dumps({"kept": kept, "dropped": dropped}, indent=1) + "\n", encoding="utf-8")
 
 
 def _drop(folder: Path) -> None:
@@ -140,6 +155,10 @@ def _pointer(folder: Path) -> tuple[list[dict[str, Any]], list[str]] | None:
 
 def _numbered(folder: Path) -> list[Path]:
     return sorted(file for file in folder.glob("state-*.pt") if re.fullmatch(r"state-\d{7,}\.pt", file.name))
+
+
+def _step(file: Path) -> int:
+    return int(file.stem.removeprefix("state-"))
 
 
 def _tensors(value: Any, name: str = "") -> Iterator[tuple[str, torch.Tensor]]:

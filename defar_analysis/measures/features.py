@@ -121,6 +121,8 @@ class FeatureStore:
             if part is None:
                 self._extract(place, stream, extractor, [start])
                 part = _read(_part(place, start), count)
+            if part is None:
+                raise DefarError(f"{_part(place, start)}: damaged again at once; check the disk")
             parts.append(part)
         return Features(*(np.concatenate(columns) for columns in zip(*parts, strict=True)))
 
@@ -155,6 +157,9 @@ class FeatureStore:
                 if not _part(place, start).is_file():  # another process may have been faster
                     images = stream.images(start)
                     found = extracted(extractor, images, batch=stream.chunk)
+                    if not all(_fits(np.asarray(values), len(images)) for values in found):
+                        last = start + len(images) - 1
+                        raise DefarError(f"{stream.name}: features of images {start} to {last} are no finite numbers")
                     with replaced(_part(place, start)) as beside, open(beside, "wb") as file:
                         np.savez(file, **found._asdict())
                 bar.update(min(stream.chunk, stream.count - start))

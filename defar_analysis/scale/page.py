@@ -155,7 +155,7 @@ def steps(runs: list[Run], bounds: Bounds) -> str:
 
 def saving(runs: list[Run], bounds: Bounds) -> str:
     """What the first process's saving costs all others, and a restart the disk, at 32 images for each process."""
-    header = ("run", "state, GB", "saved in, s", "every, steps", "share of the time", "read at a restart, TB")
+    header = ("run", "state, GB", "processor, s", "every, steps", "share of the time", "read at a restart, TB")
     written, (processes, batch) = bounds.rows("state of n bytes saved").iloc[-1], PROCESSES[-1]
     rows = []
     for name, run in drawn(runs):

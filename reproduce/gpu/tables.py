@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import sys
-from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -83,19 +82,19 @@ def wanted(names: list[str]) -> list[Samples]:
     return [samples for name in names or ("zoo",) for samples in known[name]]
 
 
-def plan_of(cell: str, count: int, chunk: int) -> Plan:
+def plan_of(cell: str, count: int, chunk: int, precision: str = "float32") -> Plan:
     """euler-50, em-50, heun-50-cfg1.5: solver, evaluations of the velocity for an image, and perhaps guidance."""
     solver, nfe, *rest = cell.split("-")
     guidance = float(rest[0].removeprefix("cfg")) if rest else None
     steps = int(nfe) // EVALUATIONS[solver]
-    return Plan(solver_named(solver, steps), count, SEED, "balanced", guidance, chunk=chunk)
+    return Plan(solver_named(solver, steps), count, SEED, "balanced", guidance, chunk=chunk, precision=precision)
 
 
 def drawn(checkpoint: Path, cell: str, count: int, device: torch.device, bf16: bool) -> tuple[np.ndarray, int]:
     """Images (N, 3, H, W) uint8 of a checkpoint and the evaluations that each took."""
-    source = ImageSource(load_checkpoint(checkpoint, device=device), plan_of(cell, count, min(CHUNK, count)), device)
-    with torch.autocast(device.type, torch.bfloat16) if bf16 else nullcontext():
-        parts = [source.chunk(start) for start in source.starts]
+    plan = plan_of(cell, count, min(CHUNK, count), "bf16" if bf16 else "float32")
+    source = ImageSource(load_checkpoint(checkpoint, device=device), plan, device)
+    parts = [source.chunk(start) for start in source.starts]
     return np.concatenate([part[0] for part in parts]).transpose(0, 3, 1, 2), max(part[1] for part in parts)
 
 

@@ -1,10 +1,12 @@
 """Saved states: the newest few, the last good one pointed at, and nothing believed that is not as it was written."""
 
 import json
+from contextlib import contextmanager
 
 import pytest
 import torch
 
+from defar_analysis.core import states
 from defar_analysis.core.states import OLDER, POINTER, newest_state, restore, save_state, saved_states
 from defar_analysis.files import file_sha256
 
@@ -87,9 +89,62 @@ def test_a_state_that_nothing_points_at_yet_does_not_count(four):
 def test_what_is_kept_no_longer_is_removed_even_after_a_kill(four):
     save_state(four, state(25), keep=3)
     torch.save(state(10), four / "state-0000010.pt")  # as if killed before it was removed
-    torch.save(state(7), four / "state-0000007.pt")  # somebody's own: left alone
+    torch.save(state(7), four / "state-0000007.pt")  # as if it was killed before anything named it
     assert step_of(four) == 25
     assert names(four) == [POINTER, *(f"state-{step:07d}.pt" for step in (7, 15, 20, 25))]
+    save_state(four, state(30), keep=3)
+    assert names(four) == [POINTER, *(f"state-{step:07d}.pt" for step in (20, 25, 30))]
+
+
+def test_a_state_that_was_kept_elsewhere_can_be_put_back(four, tmp_path_factory):
+    elsewhere = tmp_path_factory.mktemp("kept") / "state-0000010.pt"
+    (four / elsewhere.name).rename(elsewhere)
+    save_state(four, state(25), keep=2)
+    for newer in saved_states(four):
+        newer.unlink()
+    elsewhere.rename(four / elsewhere.name)
+    assert step_of(four) == 10
+    save_state(four, state(15), keep=2)
+    assert [file.name for file in saved_states(four)] == ["state-0000015.pt", "state-0000010.pt"]
+    assert step_of(four) == 15
+
+
+def test_states_that_are_gone_are_no_new_run(four, refuses):
+    for file in saved_states(four):
+        file.unlink()
+    refuses(lambda: newest_state(four, CPU, "d"), four / POINTER, "state-0000020.pt", "gone", "another --out")
+
+
+def test_after_a_damaged_pointer_no_more_are_kept_than_before_it(four):
+    (four / POINTER).write_bytes(b"{")
+    save_state(four, state(25), keep=3)
+    assert names(four) == [POINTER, *(f"state-{step:07d}.pt" for step in (15, 20, 25))]
+    told = json.loads((four / POINTER).read_text())["kept"]
+    assert [entry["sha256"] for entry in told] == [file_sha256(four / entry["file"]) for entry in told]
+
+
+def test_a_step_that_is_saved_again_is_never_taken_for_damaged(four, capsys, monkeypatch):
+    """Killed after the new state took the old one's place and before anything vouched for it."""
+    plain, written = states.replaced, []
+
+    class Killed(BaseException):
+        pass
+
+    @contextmanager
+    def killed_at_the_pointer(path):
+        if written and written[-1].suffix == ".pt":
+            raise Killed
+        with plain(path) as beside:
+            yield beside
+        written.append(path)
+
+    monkeypatch.setattr(states, "replaced", killed_at_the_pointer)
+    with pytest.raises(Killed):
+        save_state(four, state(20, seconds=1.0), keep=3)
+    monkeypatch.undo()
+    assert newest_state(four, CPU, "d")["step"] == 15 and "corrupt" not in capsys.readouterr().err
+    save_state(four, state(20, seconds=2.0), keep=3)
+    assert newest_state(four, CPU, "d")["seconds"] == 2.0
 
 
 @pytest.mark.parametrize("older", OLDER)

@@ -101,6 +101,20 @@ def test_a_damaged_chunk_is_extracted_again_and_said_so(tmp_path, images, capsys
     assert stream.asked == [*STARTS, 8] and "000008.npz" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_features_that_are_no_finite_numbers_are_named_and_not_kept(tmp_path, images, value, refuses):
+    class Broken(MeanColours):
+        def __call__(self, batch):
+            found = super().__call__(batch)
+            if len(self.calls) == 2:
+                found[0][1, 2] = value
+            return found
+
+    store, stream = FeatureStore(tmp_path), Counted(images)
+    refuses(lambda: store.features(stream, Broken()), stream.name, "images 4 to 7", "no finite numbers")
+    assert store.missing(stream, Broken()) == STARTS[1:]
+
+
 def test_stored_images_are_known_by_their_content_and_choice(images):
     def stored(indices):
         return StoredImages("a", images, "hash", np.array(indices), np.arange(18) % 3, chunk=2)
