@@ -1,12 +1,14 @@
 """Files are whole or not there: after a kill, beside another process, and when the disk says no."""
 
 import errno
+import io
 import os
 import signal
 import subprocess
 import sys
 import time
 from contextlib import contextmanager
+from pathlib import Path
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -55,32 +57,41 @@ def test_tidying_up_after_one_file_leaves_the_others(tmp_path):
 # --- one at a time ---
 
 HOLDER = """
-import sys, time
+import select, sys
 from pathlib import Path
 from defar_analysis.files import alone
 with alone(Path(sys.argv[1])):
     print("has it", flush=True)
-    time.sleep(float(sys.argv[2]))
+    select.select([sys.stdin], [], [], 60)
 """
 
 
 @contextmanager
-def held(path, seconds):
-    """Another process is alone with `path` for so long, or until it is killed."""
-    holder = subprocess.Popen([sys.executable, "-c", HOLDER, str(path), str(seconds)], stdout=subprocess.PIPE)
-    assert holder.stdout.readline() == b"has it\n"
-    try:
-        yield holder
-    finally:
-        holder.kill()
-        holder.communicate()
+def held(path):
+    """Another process is alone with `path` until its stdin is closed or it is killed, a minute at most."""
+    command = [sys.executable, "-c", HOLDER, str(path)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as holder:
+        try:
+            assert holder.stdout.readline() == b"has it\n"
+            yield holder
+        finally:
+            holder.kill()
 
 
-def test_another_process_is_waited_for_and_said_so(tmp_path, monkeypatch, capsys):
+def test_another_process_is_waited_for_and_said_so(tmp_path, monkeypatch):
     monkeypatch.setattr(files, "PATIENCE", 0.0)
-    with held(tmp_path / "a", 0.5) as holder, alone(tmp_path / "a"):
-        assert holder.wait() == 0  # it is through
-    assert capsys.readouterr().err == f"{tmp_path / 'a'}: another process is writing it; waiting\n"
+    with held(tmp_path / "a") as holder:
+
+        class Said(io.StringIO):
+            def write(self, text):
+                holder.stdin.close()  # it may end now that it is waited for
+                return super().write(text)
+
+        monkeypatch.setattr(sys, "stderr", said := Said())
+        with alone(tmp_path / "a"):
+            assert holder.wait() == 0  # it is through
+        monkeypatch.undo()
+    assert said.getvalue() == f"{tmp_path / 'a'}: another process is writing it; waiting\n"
     assert not list(tmp_path.iterdir())
 
 
@@ -89,12 +100,46 @@ def test_or_it_is_refused(tmp_path, refuses):
         with alone(tmp_path / "a", "give another --out"):
             pytest.fail("was let in")
 
-    with held(tmp_path / "a", 60):
+    with held(tmp_path / "a"):
         refuses(try_it, tmp_path / "a", "another process is writing it; give another --out")
 
 
+def test_a_folder_has_one_lock_by_whichever_name_it_is_reached(tmp_path, monkeypatch, refuses):
+    (tmp_path / "real").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "real")
+    monkeypatch.chdir(tmp_path / "real")
+
+    def try_it(path):
+        with alone(path, "give another --out"):
+            pytest.fail("was let in")
+
+    with held(tmp_path / "real"):
+        for path in (tmp_path / "link", Path("."), Path("../real"), Path("../link/")):
+            refuses(lambda path=path: try_it(path), f"{path}: another process")
+    assert sorted(os.listdir(tmp_path)) == [".real.lock", "link", "real"]  # the killed one's
+    for path in (Path("."), Path("..")):
+        with alone(path, "never") as surely:
+            assert surely
+    assert sorted(os.listdir(tmp_path)) == ["link", "real"]
+
+
+def test_a_lock_that_was_removed_elsewhere_is_made_anew(tmp_path, monkeypatch):
+    """On a network file system its handle is stale, where a local one is a file without a name."""
+    plain, told = os.fstat, []
+
+    def stale_once(file):
+        if not told:
+            told.append(file)
+            raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
+        return plain(file)
+
+    monkeypatch.setattr(os, "fstat", stale_once)
+    with alone(tmp_path / "a") as surely:
+        assert surely and told
+
+
 def test_a_killed_process_lets_go(tmp_path):
-    with held(tmp_path / "a", 60) as holder:
+    with held(tmp_path / "a") as holder:
         os.kill(holder.pid, signal.SIGKILL)
         with alone(tmp_path / "a", "never"):
             pass

@@ -1,11 +1,13 @@
 """The scripts for a machine with a GPU, rehearsed on the CPU: the queue, recipes, packing, and every script once."""
 
+import errno
 import hashlib
 import json
 import os
 import signal
 import subprocess
 import sys
+import tarfile
 import threading
 import time
 from dataclasses import replace
@@ -72,9 +74,19 @@ def test_a_job_that_fails_is_told_and_leaves_the_others_alone(tmp_path):
     assert json.loads((jobs.OUT / "states.json").read_text()) == states
 
 
+def test_a_job_that_somebody_else_kills_has_failed(tmp_path):
+    """As the system does where memory ends; it is no matter of the deadline, and the next call would run into it."""
+    for number in (signal.SIGKILL, signal.SIGTERM):
+        code = f"import os; print('step 7', flush=True); os.kill(os.getpid(), {number:d})"
+        said = []
+        states = jobs.work([python("greedy", tmp_path / "greedy", code)], 1, 60, said.append)
+        assert states == {"greedy": jobs.FAILED} and jobs.tell(states, said.append) == 1
+        assert said[0].endswith(f"greedy failed by signal {number:d}: step 7")
+
+
 def test_at_the_deadline_jobs_may_save_and_go_on_in_the_next_call(tmp_path, monkeypatch):
     """The first call's deadline is the moment at which both jobs have begun; one of them will not listen."""
-    monkeypatch.setattr(jobs, "GRACE", 0.5)
+    monkeypatch.setattr(jobs, "GRACE", 5)  # far longer than the polite one needs; the deaf one costs it
     polite, deaf, saved = tmp_path / "polite", tmp_path / "deaf", tmp_path / "saved"
     begin = "import os, signal, sys, time; "
     stopping = f"signal.signal(15, lambda *_: (open({str(saved)!r}, 'w'), sys.exit(130))); "
@@ -87,7 +99,8 @@ def test_at_the_deadline_jobs_may_save_and_go_on_in_the_next_call(tmp_path, monk
     with asked_to_stop(lambda: all((tmp_path / f"begun-{i}").exists() for i in (0, 1))):
         states = jobs.work(queue, 2, 600, **SAYS_NOTHING)
     assert states == {"polite": jobs.STOPPED, "deaf": jobs.STOPPED}
-    assert jobs.work(queue[:1], 2, 600, **SAYS_NOTHING) == {"polite": jobs.DONE}
+    assert saved.exists(), "the polite one was killed before it could save"
+    assert jobs.work(queue[:1], 2, 60, **SAYS_NOTHING) == {"polite": jobs.DONE}
     assert jobs.work(queue, 2, 0, **SAYS_NOTHING)["deaf"] == jobs.WAITING
 
 
@@ -132,11 +145,81 @@ def test_what_comes_back_fits_into_the_files_that_may_and_nothing_comes_twice(tm
     assert all(tar.stat().st_size <= jobs.TAR_LIMIT for tar in jobs.OUT.glob("*.tar"))
 
 
-def tar_names(file: Path) -> set[str]:
-    import tarfile
+def test_a_folder_that_no_tar_can_hold_stays_out_and_is_told_in_every_call(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(jobs, "TAR_LIMIT", 30_000)
+    monkeypatch.setattr(jobs, "TARS", 1)
+    for name, size in {"a": 5_000, "huge": 30_000, "z": 5_000}.items():
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "log.jsonl").write_bytes(bytes(size))
+    runs = [tmp_path / name for name in ("a", "huge", "z")]
+    told = "huge: 32,048 bytes do not fit into a tar of 30,000, so it stays out; copy its files to $OUT in parts\n"
+    (tar,) = jobs.bring_back(runs, "zoo")
+    assert tar_names(tar) == {"a/log.jsonl", "z/log.jsonl"} and capsys.readouterr().err == told
+    assert jobs.bring_back(runs, "zoo") == [] and capsys.readouterr().err == told
+    monkeypatch.setattr(jobs, "TAR_LIMIT", 60_000)
+    assert [tar_names(tar) for tar in jobs.bring_back(runs, "zoo")] == [{"huge/log.jsonl"}]
 
+
+def test_a_tar_of_many_small_files_keeps_the_limit(tmp_path, monkeypatch):
+    monkeypatch.setattr(jobs, "TAR_LIMIT", 61_440)
+    runs = [tmp_path / f"{number}" for number in range(12)]
+    for run in runs:
+        run.mkdir()
+        for name in "abcde":  # the headers of a file take more than the file
+            (run / f"{name}.json").write_bytes(bytes(513))
+    tars = jobs.bring_back(runs, "zoo")
+    assert sum(len(tar_names(tar)) for tar in tars) == 60
+    assert all(tar.stat().st_size <= jobs.TAR_LIMIT for tar in tars)
+
+
+def test_nothing_counts_as_brought_back_whose_tar_was_not_finished(tmp_path, monkeypatch):
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "log.jsonl").write_text("{}")
+
+    def full(tar):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patch, pytest.raises(OSError):
+        patch.setattr(tarfile.TarFile, "close", full)
+        jobs.bring_back([tmp_path / "a"], "zoo")
+    assert [tar_names(tar) for tar in jobs.bring_back([tmp_path / "a"], "zoo")] == [{"a/log.jsonl"}]
+
+
+def tar_names(file: Path) -> set[str]:
     with tarfile.open(file) as tar:
         return set(tar.getnames())
+
+
+# --- what came along ---
+
+FINDS = """
+import os, sys
+sys.path.insert(0, {gpu!r})
+import jobs
+site = str(jobs.WORK / "site")
+assert "DEFAR_DATA" not in os.environ and site not in sys.path, "importing must change nothing"
+
+def main():
+    import came_along
+    there = jobs.surroundings(1)
+    assert os.environ["DEFAR_DATA"] == there["DEFAR_DATA"] == str(jobs.WORK / "data")
+    assert there["PYTHONPATH"].endswith(site)
+    return 7
+
+jobs.run_script(main)
+"""
+
+
+def test_a_script_finds_what_came_along_and_an_import_alone_changes_nothing(tmp_path):
+    (tmp_path / "data" / "cifar10").mkdir(parents=True)
+    (tmp_path / "site").mkdir()
+    (tmp_path / "site" / "came_along.py").touch()
+    surroundings = {name: value for name, value in os.environ.items() if name != "DEFAR_DATA"}
+    done = subprocess.run(
+        [sys.executable, "-c", FINDS.format(gpu=str(GPU))],
+        capture_output=True, text=True, env={**surroundings, "DEFAR_GPU_WORK": str(tmp_path)},
+    )  # fmt: skip
+    assert done.returncode == 7, done.stderr
 
 
 # --- the recipes ---

@@ -1,8 +1,11 @@
 """Two processes at once on one folder, store and data cache: both right. Two that were killed: one goes on."""
 
 import json
+import os
+import signal
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -14,9 +17,15 @@ ROOT = Path(__file__).parents[1]
 def found(tmp_path_factory):
     """What tests/two_runs.py reports, by case."""
     command = [sys.executable, "tests/two_runs.py", str(tmp_path_factory.mktemp("runs") / "two")]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=600)
-    assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout)
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    with subprocess.Popen(command, cwd=ROOT, text=True, start_new_session=True, **pipes) as process:
+        try:
+            said, told = process.communicate(timeout=600)
+        finally:
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)  # with what it forked
+    assert process.returncode == 0, told
+    return json.loads(said)
 
 
 @pytest.mark.parametrize("job", ["sampling", "evaluation", "robustness"])

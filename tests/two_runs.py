@@ -11,8 +11,8 @@ import json
 import os
 import shutil
 import signal
-import socket
 import sys
+from datetime import timedelta
 from functools import partial
 from pathlib import Path
 
@@ -20,30 +20,31 @@ import kills
 import numpy as np
 import pandas as pd
 import torch
+import torch.distributed as dist
 from kills import JOBS, differences, ended, forked, prepare, run, started
 
 from defar_analysis.core import cifar10
 from defar_analysis.measures.store import Store
 
 ROUNDS = 30
+PATIENCE = timedelta(minutes=3)  # with a process that never comes, less than the test's
 BY_NAME = {job.name: job for job in JOBS}
 
 
-def ranked(rank: int, port: int, work) -> int:
-    """As one of the two processes that torchrun starts."""
+def ranked(rank: int, meeting: Path, work) -> int:
+    """As one of the two processes that torchrun starts. They meet at a file: a free port may be taken by then."""
     os.environ |= {"RANK": str(rank), "WORLD_SIZE": "2", "LOCAL_RANK": str(rank)}
-    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    where = {"init_method": meeting.as_uri(), "rank": rank, "world_size": 2, "timeout": PATIENCE}
+    dist.init_process_group = partial(dist.init_process_group, **where)
     return work()
 
 
 def two_then_one(name: str, folder: Path, place: Path, at: int) -> list[int]:
     """Two processes share a job, the first one is killed right after a change of a folder; then one goes on."""
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
     works = [
         partial(run, BY_NAME[name], folder, place / f"{rank}", (at, "after") if rank == 0 else None) for rank in (0, 1)
     ]
-    children = [started(partial(ranked, rank, port, work)) for rank, work in enumerate(works)]
+    children = [started(partial(ranked, rank, place / f"{name}-meeting", work)) for rank, work in enumerate(works)]
     first = ended(children[0])
     os.kill(children[1], signal.SIGKILL)
     ended(children[1])

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import tarfile
@@ -21,12 +22,9 @@ sys.path.insert(0, str(ROOT))  # the package need not be installed on a lent mac
 
 WORK = Path(os.environ.get("DEFAR_GPU_WORK", ROOT / "runs" / "gpu"))
 OUT = Path(os.environ.get("OUT", WORK / "out"))
-if (WORK / "data" / "cifar10").is_dir():  # what pack.py unpacked
-    os.environ.setdefault("DEFAR_DATA", str(WORK / "data"))
-if (SITE := WORK / "site").is_dir():
-    sys.path.append(str(SITE))
 TAR_LIMIT = 15 << 20  # bytes of a file that comes back: 16 MiB are allowed
 TARS = 6  # of the 8 files that may come back
+MARK = "brought-back"  # in a folder that was
 GRACE = 25  # seconds for a step, its saving and the exit
 DONE, WAITING, RUNNING, STOPPED, FAILED = "done", "waiting", "running", "stopped", "failed"
 
@@ -44,7 +42,8 @@ class Job:
 def work(jobs: Sequence[Job], at_once: int, seconds: float, say: Callable[[str], None] = print) -> dict[str, str]:
     """Run what is not done, in the given order, `at_once` at a time, for `seconds`; every job's state by its name.
 
-    A job that fails is not tried again in this call, and what needs it stays waiting. Output goes to WORK/logs.
+    A job that fails is not tried again in this call, and what needs it stays waiting; one that somebody else kills has
+    failed: it was for memory, most likely. Output goes to WORK/logs.
     """
     from defar_analysis.core.runs import stop_requests
 
@@ -52,14 +51,24 @@ def work(jobs: Sequence[Job], at_once: int, seconds: float, say: Callable[[str],
     logs.mkdir(parents=True, exist_ok=True)
     states = {job.name: DONE if job.done.exists() else WAITING for job in jobs}
     running: dict[str, subprocess.Popen] = {}
+    signalled: set[tuple[str, int]] = set()  # by us: a job and the status that it has if it dies of that
     by_name = {job.name: job for job in jobs}
 
     def collect() -> None:
         for name in [name for name, process in running.items() if process.poll() is not None]:
             code = running.pop(name).returncode
-            states[name] = DONE if by_name[name].done.exists() else STOPPED if code in (130, -15, -9) else FAILED
-            told = f": {last_line(logs / f'{name}.log')}" if states[name] == FAILED else ""
+            # a stop is often sent to the whole group, to us and to the job
+            stopped = code == 130 or (name, code) in signalled or (stop.requested and code == -signal.SIGTERM)
+            states[name] = DONE if by_name[name].done.exists() else STOPPED if stopped else FAILED
+            by = f" by signal {-code}" if code < 0 else ""
+            told = f"{by}: {last_line(logs / f'{name}.log')}" if states[name] == FAILED else ""
             say(f"{time.monotonic() - began:6.0f} s  {name} {states[name]}{told}")
+
+    def send(number: signal.Signals) -> None:
+        for name, process in running.items():
+            if process.poll() is None:
+                process.send_signal(number)
+                signalled.add((name, -number))
 
     with stop_requests() as stop:
         while not stop.requested and time.monotonic() - began < seconds:
@@ -74,14 +83,12 @@ def work(jobs: Sequence[Job], at_once: int, seconds: float, say: Callable[[str],
             if not running:
                 break
             time.sleep(0.1)
-        for process in running.values():
-            process.terminate()
+        send(signal.SIGTERM)
         patience = time.monotonic() + GRACE
         while running:
             collect()
             if time.monotonic() > patience:
-                for process in running.values():
-                    process.kill()
+                send(signal.SIGKILL)
             time.sleep(0.05)
     return states
 
@@ -89,7 +96,7 @@ def work(jobs: Sequence[Job], at_once: int, seconds: float, say: Callable[[str],
 def surroundings(at_once: int) -> dict[str, str]:
     """The environment of a job: its share of the processor's cores, and one cache of compiled kernels for all."""
     threads = str(max(1, (os.cpu_count() or 1) // max(1, at_once)))
-    path = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"), str(SITE))))
+    path = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"), str(WORK / "site"))))
     own = {"OMP_NUM_THREADS": threads, "TORCHINDUCTOR_COMPILE_THREADS": "4", "PYTHONUNBUFFERED": "1"}
     return {**os.environ, **own, "TORCHINDUCTOR_CACHE_DIR": str(WORK / "inductor"), "PYTHONPATH": path}
 
@@ -103,29 +110,36 @@ def bring_back(folders: Iterable[Path], prefix: str, *, weights: bool = True, ag
     """Tars in OUT of runs' folders: recipe, log, checkpoint; what was brought back before stays out unless `again`.
 
     Each tar stays under TAR_LIMIT and at most TARS are written: what does not fit is left for the next call, and said.
+    A folder that no tar can hold stays out, and that is said in every call.
     """
     OUT.mkdir(parents=True, exist_ok=True)
-    tars: list[Path] = []
-    size, tar = TAR_LIMIT, None
+    loads: list[list[tuple[Path, list[Path]]]] = []
+    most, room = TAR_LIMIT - tarfile.RECORDSIZE - 2 * tarfile.BLOCKSIZE, 0  # a tar ends with two blocks, fills a record
     for folder in folders:
-        mark, files = folder / "brought-back", [f for f in sorted(folder.rglob("*")) if _travels(f, weights)]
-        own = sum(f.stat().st_size for f in files) + 1024 * (len(files) + 1)
-        if not files or (mark.exists() and not again):
+        files = [f for f in sorted(folder.rglob("*")) if _travels(f, weights)]
+        if not files or ((folder / MARK).exists() and not again):
             continue
-        if size + own > TAR_LIMIT:
-            if len(tars) == TARS:
+        own = sum(f.stat().st_size + 4 * tarfile.BLOCKSIZE for f in files)  # three of headers, one to fill the last
+        if own > most:
+            told = f"{own:,} bytes do not fit into a tar of {TAR_LIMIT:,}, so it stays out"
+            print(f"{folder.name}: {told}; copy its files to $OUT in parts", file=sys.stderr)
+            continue
+        if own > room:
+            if len(loads) == TARS:
                 print(f"{folder.name} and what follows did not fit; call again", file=sys.stderr)
                 break
-            tars.append(OUT / f"{prefix}-{len(tars)}.tar")
-            if tar is not None:
-                tar.close()
-            size, tar = 10240, tarfile.open(tars[-1], "w")  # noqa: SIM115  # closed with the next, or below
-        for file in files:
-            tar.add(file, f"{folder.name}/{file.relative_to(folder)}")
-        size += own
-        mark.touch()
-    if tar is not None:
-        tar.close()
+            loads.append([])
+            room = most
+        loads[-1].append((folder, files))
+        room -= own
+    tars = [OUT / f"{prefix}-{number}.tar" for number in range(len(loads))]
+    for place, load in zip(tars, loads, strict=True):
+        with tarfile.open(place, "w") as tar:
+            for folder, files in load:
+                for file in files:
+                    tar.add(file, f"{folder.name}/{file.relative_to(folder)}")
+        for folder, _ in load:  # not before the tar is whole
+            (folder / MARK).touch()
     return tars
 
 
@@ -146,10 +160,19 @@ def tell(states: dict[str, str], say: Callable[[str], None] = print) -> int:
     return 1 if FAILED in found else 0 if set(found) <= {DONE} else 3
 
 
+def use_what_came() -> None:
+    """Find the data and the packages that pack.py unpacked."""
+    if (WORK / "data" / "cifar10").is_dir():
+        os.environ.setdefault("DEFAR_DATA", str(WORK / "data"))
+    if (WORK / "site").is_dir():
+        sys.path.append(str(WORK / "site"))
+
+
 def run_script(main: Callable[[], int]) -> None:
-    """Exit with what `main` returns; a mistake is told in one line."""
+    """Exit with what `main` returns, which finds what came along; a mistake is told in one line."""
     from defar_analysis.errors import DefarError, one_line
 
+    use_what_came()
     try:
         sys.exit(main())
     except DefarError as error:

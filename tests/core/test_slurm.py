@@ -19,6 +19,7 @@ from defar_analysis.core.runs import LOG
 from defar_analysis.core.states import saved_states
 from defar_analysis.core.training import train
 
+STEPS = 400
 SCRIPT = Path(__file__).parents[2] / "reproduce" / "slurm" / "train.sbatch"
 COMMANDS = {
     "torchrun": f'exec {sys.executable} -m torch.distributed.run "$@"',
@@ -72,8 +73,8 @@ def test_an_interrupted_job_queues_itself_and_ends_where_one_process_ends(job, t
     rng = np.random.default_rng(0)
     np.savez(tmp_path / "tiny.npz", arr_0=rng.integers(0, 256, (32, 8, 8, 3), dtype=np.uint8), arr_1=np.arange(32) % 3)
     tiny = Network(size="", options={"patch_size": 4, "hidden_size": 16, "depth": 1, "num_heads": 2})
-    # enough steps that the signal comes while it trains
-    recipe = Recipe("tiny", 100, 8, data=Data(str(tmp_path / "tiny.npz")), network=tiny, log_every=1, save_every=1000)
+    # so many steps that the signal, which goes through six processes, comes while it trains
+    recipe = Recipe("tiny", STEPS, 8, data=Data(str(tmp_path / "tiny.npz")), network=tiny, log_every=1, save_every=1000)
     file, out = tmp_path / "tiny.toml", tmp_path / "out"
     file.write_text(dump_toml(dataclasses.asdict(recipe)), encoding="utf-8")
 
@@ -84,9 +85,10 @@ def test_an_interrupted_job_queues_itself_and_ends_where_one_process_ends(job, t
     first.send_signal(signal.SIGUSR1)
     said = (tmp_path / "slurm-0.out").read_text
     assert first.wait(120) == 0, said()
+    assert (tmp_path / "requeued").exists(), f"the signal came after its {STEPS} steps\n{said()}"
     assert (tmp_path / "requeued").read_text().split()[0] == "requeue", said()
     (state,) = saved_states(out)
-    assert 0 < int(state.stem.removeprefix("state-")) < 100
+    assert 0 < int(state.stem.removeprefix("state-")) < STEPS
 
     second = job(file, 1)
     assert second.wait(120) == 0, (tmp_path / "slurm-1.out").read_text()
