@@ -222,7 +222,7 @@ def _resumed(
                 kept.add(start, dict(zip(names(source.part(start)), files(images), strict=True)), tuple(cost))
                 done.add(start)
             left = processes.told(len(done) < len(source.starts))
-            if processes.any(stop.requested, source.device) and left:
+            if processes.any(stop.requested) and left:
                 count, total = sum(len(source.part(start)) for start in done), source.plan.count
                 raise Interrupted(f"{out}: stopped with {count} of {total} images kept; the same command goes on")
     return [] if kept is None else [kept.costs[start] for start in source.starts]

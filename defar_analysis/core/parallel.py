@@ -15,7 +15,9 @@ from torch import Tensor, nn
 from ..errors import DefarError
 from .devices import resolve_device
 
-BACKENDS = {"cpu": "gloo", "cuda": "nccl", "npu": "hccl"}  # only gloo was ever run by us
+# Only gloo was ever run by us. Beside an accelerator's it carries what lies in the CPU's memory, and so waits for no
+# device.
+BACKENDS = {"cpu": "gloo", "cuda": "cpu:gloo,cuda:nccl", "npu": "cpu:gloo,npu:hccl"}
 
 
 @dataclass(frozen=True)
@@ -54,9 +56,9 @@ class Processes:
         dist.all_reduce(summed)
         return summed / self.size
 
-    def any(self, flag: bool, device: torch.device) -> bool:
+    def any(self, flag: bool) -> bool:
         """Whether `flag` is set in any of the processes."""
-        return flag if self.size == 1 else bool(self.mean(torch.tensor(float(flag), device=device)))
+        return flag if self.size == 1 else bool(self.mean(torch.tensor(float(flag))))
 
     def told(self, value: Any) -> Any:
         """What the first process has, in every one."""

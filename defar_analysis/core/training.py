@@ -147,7 +147,7 @@ class TrainingRun:
                     self.window.append(self.read(before))
                 bar.update()
                 ends = self.step == recipe.steps
-                stopping = self.processes.any(stop.requested, self.device)
+                stopping = self.processes.any(stop.requested)
                 logs, saves = (ends or self.step % every == 0 for every in (recipe.log_every, recipe.save_every))
                 if logs or saves or stopping:
                     self.window.append(self.read(latest))

@@ -5,6 +5,7 @@ python -m defar_analysis.scale.page    # in a clone: writes them anew
 
 from __future__ import annotations
 
+import argparse
 import re
 import sys
 from collections.abc import Callable, Iterable, Sequence
@@ -220,6 +221,8 @@ def filled(text: str, made: dict[str, str]) -> str:
 
 
 def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m defar_analysis.scale.page", description=f"Fill {PAGE}'s tables.")
+    parser.parse_args()
     try:
         page = Path.cwd() / PAGE
         page.write_text(filled(page.read_text(encoding="utf-8"), tables(Path.cwd())), encoding="utf-8")

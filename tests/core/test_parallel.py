@@ -18,7 +18,7 @@ from defar_analysis.core.ema import Ema
 from defar_analysis.core.networks import SiT
 from defar_analysis.core.networks.toy import PlaneMLP
 from defar_analysis.core.objectives import Defar, FlowMatching
-from defar_analysis.core.parallel import Processes, joined
+from defar_analysis.core.parallel import BACKENDS, Processes, joined
 from defar_analysis.core.recipes import Data, Network, Optimizer, Recipe
 from defar_analysis.core.recompute import recompute_blocks
 from defar_analysis.core.runs import CHECKPOINT, LOG
@@ -176,9 +176,15 @@ def test_a_senseless_environment_is_named(monkeypatch, told):
 def test_one_process_needs_no_connection():
     with joined("cpu") as (processes, device):
         assert processes == Processes(0, 1, 0) and device.type == "cpu" and not torch.distributed.is_initialized()
-        assert processes.any(True, device) and not processes.any(False, device)
+        assert processes.any(True) and not processes.any(False)
         values = torch.tensor([1.0, 2.0])
         assert processes.mean(values) is values
+
+
+@pytest.mark.parametrize("kind", BACKENDS)
+def test_what_lies_in_the_cpus_memory_waits_for_no_device(kind):
+    known = torch.distributed.BackendConfig(torch.distributed.Backend(BACKENDS[kind])).get_device_backend_map()
+    assert known["cpu"] == "gloo" and known[kind] == {"cpu": "gloo", "cuda": "nccl", "npu": "hccl"}[kind]
 
 
 def test_several_processes_do_not_share_a_numbered_device(monkeypatch):
