@@ -63,7 +63,7 @@ UNLABELLED = {
     **{f"ADR, {n} {spacing}": f"uncond-adr-{n}-{spacing}" for n in (2, 3) for spacing in ("random", "equal")},
     "OT": "uncond-ot", "OT + DEFAR": "uncond-ot-defar",
 }  # fmt: skip
-STEPPED, NFES = ("SiT", "IP", "SDSS", "MDSS", "DEFAR"), (30, 50, 100, 250)  # Tab. 4, right
+STEPPED, NFES = ("SiT", "IP", "SDSS", "MDSS", "DEFAR"), (30, 50, 100, 250, 500)  # Tab. 4, right
 SCALE = 1.5  # of the paper's classifier-free guidance
 # What the paper compares with something else than SiT.
 PAIRS = {
@@ -118,7 +118,6 @@ def _full() -> Study:
             Part(NO_LABELS, runs(UNLABELLED)),
             *(Part(PATHS, of_path, solver=solver) for of_path in on_paths for solver in ("euler", "em")),
             *(Part(STEPS, stepped, nfe=nfe) for nfe in NFES),
-            Part(STEPS, runs({name: BOTH_SEEDS[name] for name in two}), nfe=500),  # near an hour of a core for each
             Part(GUIDED, runs(BOTH_SEEDS), guidance=SCALE),
             Part(
                 JUDGED,
