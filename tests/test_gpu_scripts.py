@@ -135,6 +135,7 @@ def test_what_comes_back_fits_into_the_files_that_may_and_nothing_comes_twice(tm
         (run / "checkpoint" / "weights.safetensors").write_bytes(bytes(12_000))
         (run / "log.jsonl").write_text("{}")
         (run / "state-0000001.pt").write_bytes(bytes(50_000))  # stays there
+        (run / "last-good.json").write_text("{}")  # and so does what names it
     assert [len(tar_names(tar)) for tar in jobs.bring_back(runs, "zoo")] == [2, 2]
     assert [tar_names(tar) for tar in jobs.bring_back(runs, "zoo")] == [
         {"c/log.jsonl", "c/checkpoint/weights.safetensors"}

@@ -132,6 +132,7 @@ class TrainingRun:
         self.draws = DrawsAhead(draws, recipe.steps) if works_apart(self.device) else draws
 
     def objective_of(self, step: int) -> Objective:
+        """What step `step` trains with, counted from 0."""
         return self.warmup if step < self.recipe.flow_matching_steps else self.objective
 
     def to_the_end(self, folder: Path) -> None:

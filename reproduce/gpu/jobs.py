@@ -144,6 +144,10 @@ def bring_back(folders: Iterable[Path], prefix: str, *, weights: bool = True, ag
 
 
 def _travels(file: Path, weights: bool) -> bool:
+    from defar_analysis.core.states import POINTER
+
+    if file.name == POINTER:  # the states that it vouches for stay
+        return False
     if file.suffix == ".safetensors":
         return weights
     return file.is_file() and file.suffix in (".toml", ".jsonl", ".csv", ".json")
