@@ -19,7 +19,7 @@ import pytest
 
 from defar_analysis.core.checkpoints import load_checkpoint
 from defar_analysis.core.datasets import KNOWN_DATA
-from defar_analysis.core.recipes import Data
+from defar_analysis.core.recipes import Data, load_recipe
 from defar_analysis.errors import DefarError
 
 ROOT = Path(__file__).parents[1]
@@ -264,6 +264,17 @@ def test_the_readings_of_eq_15_differ_in_nothing_but_the_reading():
     assert {run.against for run in found} == {"sit-s1", "sit-s2", "sit-s3"}
     with pytest.raises(DefarError, match="no group 'sideways'; choose from inside, outside, max"):
         eq15.all_runs(eq15.SETTING, ["sideways"])
+
+
+def test_the_readings_of_eq_15_are_post_trained_from_a_checkpoint_where_there_is_no_gpu(capsys):
+    """As the record of 2026-11-22 did: the command writes the recipes, and with no time it trains none."""
+    of_cpu = ["--start", "some/checkpoint", "--steps", "240", "--batch", "64", "--precision", "float32", "--eager"]
+    assert eq15.main([*of_cpu, "--device", "cpu", "--minutes", "0"]) == 3
+    assert "21 waiting" in capsys.readouterr().out
+    recipes = [load_recipe(file) for file in (jobs.WORK / "eq15").glob("*.toml")]
+    assert len(recipes) == 21 and {r.init_from for r in recipes} == {"some/checkpoint"}
+    found = {(r.steps, r.global_batch, r.precision, r.compile, r.optimizer.lr, r.log_every) for r in recipes}
+    assert found == {(240, 64, "float32", False, eq15.SETTING.lr / 3, 12)}
 
 
 def test_the_report_on_eq_15_holds_each_seed_against_its_own_sit():

@@ -2,6 +2,8 @@
 
 python reproduce/gpu/eq15.py [GROUP ...] --minutes 9     groups: inside (default), outside, max; goes on when called
 python reproduce/gpu/eq15.py --report differences.csv    what tables.py brought back, beside what the paper claims
+python reproduce/gpu/eq15.py --start CHECKPOINT --steps 300 --batch 64 --precision float32 --eager --device cpu
+        --at-once 2 --minutes 90                         post-trained, at a size for a CPU
 """
 
 from __future__ import annotations
@@ -14,7 +16,7 @@ from pathlib import Path
 import jobs
 import pandas as pd
 from scipy import stats
-from trainings import OBJECTIVES, Run, Setting, recipe
+from trainings import OBJECTIVES, Run, Setting, post_training, recipe
 from zoo import queue_options, run_queue, setting_of
 
 from defar_analysis.errors import DefarError
@@ -30,27 +32,28 @@ GROUPS = {  # norms, and whether the weight stands inside the square
 SETTING = replace(Setting(), steps=5_000, save_every=1000)
 
 
-def runs(setting: Setting) -> dict[str, list[Run]]:
-    """Equal steps everywhere; each is compared with the SiT of its own seed, from which it differs in the loss alone:
-    the images, noise and times of a step follow from the seed."""
+def runs(setting: Setting, start: Path | None = None) -> dict[str, list[Run]]:
+    """Equal steps everywhere, from nothing or from a checkpoint; each is compared with the SiT of its own seed, from
+    which it differs in the loss alone: the images, noise and times of a step follow from the seed."""
     groups = {}
     for group, (norms, inside) in GROUPS.items():
-        found = [made(f"sit-s{seed}", setting, seed, OBJECTIVES["sit"]) for seed in SEEDS]
+        found = [made(f"sit-s{seed}", setting, seed, OBJECTIVES["sit"], start) for seed in SEEDS]
         # "gradient" first: it takes almost twice as long
         for (word, grad), norm, seed in product(reversed(GRADIENTS.items()), norms, SEEDS):
             table = OBJECTIVES["fc"] | {"bias_norm": norm, "weight_grad": grad, "inside_square": inside}
-            found.append(made(f"{group}-{norm}-{word}-s{seed}", setting, seed, table))
+            found.append(made(f"{group}-{norm}-{word}-s{seed}", setting, seed, table, start))
         groups[group] = found
     return groups
 
 
-def made(name: str, setting: Setting, seed: int, objective: dict) -> Run:
-    return Run(name, recipe(f"eq15-{name}", setting, objective, seed=seed), against=f"sit-s{seed}")
+def made(name: str, setting: Setting, seed: int, objective: dict, start: Path | None) -> Run:
+    changes = post_training(setting, start) if start else {}
+    return Run(name, recipe(f"eq15-{name}", setting, objective, seed=seed, **changes), against=f"sit-s{seed}")
 
 
-def all_runs(setting: Setting, names: list[str] | None = None) -> list[Run]:
+def all_runs(setting: Setting, names: list[str] | None = None, start: Path | None = None) -> list[Run]:
     """Those of the groups, each once: the SiTs belong to all."""
-    groups = runs(setting)
+    groups = runs(setting, start)
     unknown = [name for name in names or () if name not in groups]
     if unknown:
         raise DefarError(f"no group {unknown[0]!r}; choose from {', '.join(groups)}")
@@ -83,6 +86,11 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("groups", nargs="*", help=f"of {', '.join(GROUPS)}")
     parser.add_argument(
+        "--start", type=Path, metavar="CHECKPOINT", help="post-train this one; without it, from nothing"
+    )
+    parser.add_argument("--batch", type=int, default=SETTING.batch, help="images a step")
+    parser.add_argument("--precision", choices=("float32", "bf16"), default=SETTING.precision)
+    parser.add_argument(
         "--report", type=Path, metavar="FILE", help="print what a differences.csv says, and train nothing"
     )
     queue_options(parser, at_once=14)
@@ -93,7 +101,10 @@ def main(arguments: list[str] | None = None) -> int:
         return 0
     work: Path = jobs.WORK / "eq15"
     # the networks need not come back: tables.py measures them there
-    return run_queue(all_runs(setting_of(options, SETTING), options.groups), work, options, weights=False)
+    setting = setting_of(options, replace(SETTING, batch=options.batch, precision=options.precision))
+    often = {name: min(getattr(setting, name), max(1, setting.steps // 20)) for name in ("log_every", "save_every")}
+    setting = replace(setting, **often)  # of a short run, too, a curve is kept
+    return run_queue(all_runs(setting, options.groups, options.start), work, options, weights=False)
 
 
 if __name__ == "__main__":

@@ -78,6 +78,11 @@ def recipe(name: str, setting: Setting, objective: dict[str, Any], **changes: An
     return Recipe(**{**given, **changes})
 
 
+def post_training(setting: Setting, start: Path) -> dict[str, Any]:
+    """What a recipe that goes on from a checkpoint changes."""
+    return {"init_from": str(start), "optimizer": Optimizer(lr=setting.lr / 3, warmup=setting.warmup // 10)}
+
+
 def passes(objective: dict[str, Any]) -> float:
     """Network passes of one step, a forward 1 and a backward 2, counted by measures.cost; the same for any network."""
     return _counted(json.dumps(objective | {"label_dropout": 0.1}, sort_keys=True))
@@ -114,8 +119,7 @@ def runs(setting: Setting, work: Path) -> dict[str, list[Run]]:
     def made(name: str, objective: str | dict, after: str | None = None, against: str = "sit", **changes) -> Run:
         table = OBJECTIVES[objective] if isinstance(objective, str) else objective
         if after:
-            start = str(work / after / "checkpoint")
-            changes |= {"init_from": start, "optimizer": Optimizer(lr=setting.lr / 3, warmup=setting.warmup // 10)}
+            changes |= post_training(setting, work / after / "checkpoint")
         return Run(name, of_compute(setting, f"cifar10-{name}", table, **changes), after, against)
 
     unlabelled = {"data": Data(class_conditional=False)}
