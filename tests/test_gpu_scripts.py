@@ -290,12 +290,14 @@ def test_the_report_on_eq_15_holds_each_seed_against_its_own_sit():
         for seed, percent in enumerate(values, start=1)
         for metric in ("FD-EffNet-128", "sFD-EffNet-128")
     ]
-    found = eq15.report(pd.DataFrame(rows), -20.0).set_index("reading")
+    found = eq15.report(pd.DataFrame(rows), claim=-20.0).set_index("reading")
     strong, weak = found.loc["inside-mean-gradient"], found.loc["inside-l2-detached"]
     assert list(found.index) == ["inside-mean-gradient", "inside-l2-detached"]
     assert strong["percent"] == pytest.approx(-10) and strong["share_of_claim"] == pytest.approx(0.5)
     assert strong["high"] == pytest.approx(-10 + 4.303 / 3**0.5, abs=1e-3), "t of two degrees of freedom"
     assert (weak["better"], weak["worse"], weak["seeds"]) == (1, 2, 3) and weak["low"] < 0 < weak["high"]
+    drift = pd.DataFrame(rows).assign(metric="bias")
+    assert list(eq15.report(drift, "bias")["percent"]) == pytest.approx([-10, 1]) and eq15.report(drift).empty
     assert eq15.claimed() == pytest.approx(100 * (11.25 / 14.09 - 1))
 
 
