@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
+from inspect import signature
 from typing import Any
 
 import torch
@@ -18,6 +19,9 @@ from .devices import resolve_device
 # Only gloo was ever run by us. Beside an accelerator's it carries what lies in the CPU's memory, and so waits for no
 # device.
 BACKENDS = {"cpu": "gloo", "cuda": "cpu:gloo,cuda:nccl", "npu": "cpu:gloo,npu:hccl"}
+# DistributedDataParallel's option for buffers exchanged in every forward; torch 2.13 gave it another name.
+_OPTIONS = signature(nn.parallel.DistributedDataParallel).parameters
+BUFFERS_IN_FORWARDS = next(name for name in ("forward_sync_buffers", "broadcast_buffers") if name in _OPTIONS)
 
 
 @dataclass(frozen=True)
@@ -82,7 +86,7 @@ class Processes:
             return model
         # buffers are constants here; sending them in each of a step's forwards would disturb the graph of the last one
         where = None if device.type == "cpu" else [device]
-        return nn.parallel.DistributedDataParallel(model, device_ids=where, broadcast_buffers=False)
+        return nn.parallel.DistributedDataParallel(model, device_ids=where, **{BUFFERS_IN_FORWARDS: False})
 
 
 ALONE = Processes()

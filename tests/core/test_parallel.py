@@ -95,6 +95,7 @@ def test_two_processes_go_on_where_one_was_killed_and_end_where_one_ends(recipe,
     assert [file.name for file in saved_states(tmp_path / "several")] == ["state-0000003.pt"]
     status, said = launch(recipe(accumulate=2), tmp_path / "several", 2)
     assert status == 0, said
+    assert "deprecated" not in said, "a user of torchrun would read it once for every process"
     assert_same_run(tmp_path / "several", tmp_path / "straight")
 
 
