@@ -15,12 +15,11 @@ from pathlib import Path
 
 import jobs
 import pandas as pd
-from scipy import stats
 from trainings import OBJECTIVES, Run, Setting, post_training, recipe
 from zoo import queue_options, run_queue, setting_of
 
 from defar_analysis.errors import DefarError
-from defar_analysis.paper import paper_values
+from defar_analysis.studies.readings import by_reading, claimed, means
 
 SEEDS = (1, 2, 3)
 GRADIENTS = {"detached": "none", "gradient": "both"}  # through both forwards of the bias, or none
@@ -60,29 +59,6 @@ def all_runs(setting: Setting, names: list[str] | None = None, start: Path | Non
     return list({run.name: run for name in names or ("inside",) for run in groups[name]}.values())
 
 
-def report(differences: pd.DataFrame, metric: str = "FD-", claim: float | None = None) -> pd.DataFrame:
-    """By how many percent each reading's metric differs from SiT's of the same seed: the mean over the seeds with its
-    95 % t interval, how many seeds improve and worsen beyond doubt over images, and the share of `claim` percent."""
-    chosen = differences[differences["metric"].str.startswith(metric) & ~differences["model"].str.startswith("sit-")]
-    rows = []
-    for reading, own in chosen.groupby(chosen["model"].str.replace(r"-s\d+$", "", regex=True), sort=False):
-        mean, count = own["percent"].mean(), len(own)
-        spread = stats.t.ppf(0.975, count - 1) * own["percent"].std() / count**0.5 if count > 1 else float("nan")
-        verdicts = [(own["verdict"] == word).sum() for word in ("better", "worse")]
-        rows.append((reading, mean, mean - spread, mean + spread, count, *verdicts))
-    found = pd.DataFrame(rows, columns=["reading", "percent", "low", "high", "seeds", "better", "worse"])
-    found = found.sort_values("percent", ignore_index=True)
-    return found if claim is None else found.assign(share_of_claim=found["percent"] / claim)
-
-
-def claimed() -> float:
-    """Percent by which the paper's FID of FC alone ("DEFAR w/o ADR") differs from SiT's, Tab. 1, CIFAR-10, no cfg."""
-    tab1 = paper_values(jobs.ROOT, "tab1")
-    chosen = {"dataset": "cifar10", "column": "FID", "condition": "no cfg", "kind": "value"}
-    own = tab1[(tab1[list(chosen)] == pd.Series(chosen)).all(axis=1)].drop_duplicates("row").set_index("row")["value"]
-    return 100 * (own["DEFAR w/o ADR"] / own["SiT"] - 1)
-
-
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("groups", nargs="*", help=f"of {', '.join(GROUPS)}")
@@ -97,9 +73,10 @@ def main(arguments: list[str] | None = None) -> int:
     queue_options(parser, at_once=14)
     options = parser.parse_args(arguments)
     if options.report:
-        found = report(pd.read_csv(options.report), claim=claimed())
-        print(found.to_string(index=False, float_format="%.2f"))
-        print(f"the paper claims {claimed():+.1f} % for FC alone (Tab. 1, CIFAR-10, no cfg)")
+        claim = claimed(jobs.ROOT)
+        found = means(by_reading(pd.read_csv(options.report)), claim)
+        print(found.sort_values(["metric", "percent"]).to_string(index=False, float_format="%.2f"))
+        print(f"the paper claims {claim:+.1f} % for FC alone (Tab. 1, CIFAR-10, no cfg)")
         return 0
     work: Path = jobs.WORK / "eq15"
     # the networks need not come back: tables.py measures them there

@@ -1,0 +1,115 @@
+"""Which reading of Eq. 15 carries the paper's claim? FC alone in each of them, beside the SiT of its own seed.
+
+Nothing is measured here. reproduce/gpu/eq15.py trains, reproduce/gpu/tables.py samples and compares, and what they say
+lies in reproduce/records/<date>-eq15: the newest of these records is drawn.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+
+from ..artefacts import Artefact, figures_folder
+from ..config import read_toml
+from ..errors import DefarError, reason
+from ..files import file_sha256
+from ..inputs import read_bytes
+from ..measures.evaluation import BETTER, WORSE
+from ..measures.verdicts import t_interval
+from ..paper import paper_values
+
+if TYPE_CHECKING:
+    from ..experiment import Experiment
+
+ID = "readings"
+RECORDS = "*-eq15"  # in reproduce/records
+FILES = ("differences.csv", "drift.csv", "runs.csv", "record.toml")
+NAME = r"(?P<place>inside|outside|max)-(?P<norm>\w+)-(?P<gradient>detached|gradient)-s(?P<seed>\d+)"  # eq15.py's runs
+COLUMNS = ["model", "metric", "percent", "percent_low", "percent_high", "verdict"]
+NEEDED = {"differences.csv": COLUMNS, "drift.csv": COLUMNS, "runs.csv": ["name", "sha256", "steps"]}
+MEANS = ["metric", "place", "norm", "gradient", "percent", "low", "high", "seeds", "better", "worse", "share_of_claim"]
+
+
+def build(experiment: Experiment) -> Artefact:
+    """Every reading's change of every metric against SiT, by seed and in the mean, from the newest record whatever the
+    profile. Raises DefarError where there is none or a file of it is missing."""
+    root, profile = Path(experiment.root), experiment.profile
+    folder = newest(root)
+    tables = {name: _read(folder / name, columns) for name, columns in NEEDED.items()}
+    record = read_toml(folder / "record.toml")
+    if missing := {"note", "device", "command", "commit"} - record.keys():
+        raise DefarError(f"{folder / 'record.toml'} has no {min(missing)}")
+    table = pd.concat([by_reading(tables[name]) for name in ("differences.csv", "drift.csv")], ignore_index=True)
+    claim = claimed(root)
+    runs = tables["runs.csv"].to_dict("records")
+    models = {r["name"]: {"checkpoint": r["name"], "sha256": r["sha256"], "weights": "ema", "steps": r["steps"]}
+              for r in runs}  # fmt: skip
+    provenance = {
+        "profile": profile,
+        "note": f"{record['note']}; profile {profile}",
+        "models": models,
+        "claimed_percent": claim,
+        "device": record["device"],
+        "commit": record["commit"],
+        "sources": {path.relative_to(root).as_posix(): file_sha256(path) for path in (folder / n for n in FILES)},
+        "command": f"{record['command']}; defar reproduce --profile {profile} --only {ID}",
+    }
+    return Artefact(ID, table, {"means": means(table, claim)}, {}, provenance, figures_folder(root, ID, profile))
+
+
+def newest(root: Path) -> Path:
+    """The newest record of Eq. 15's readings under `root`: their names begin with the date."""
+    found = sorted((root / "reproduce" / "records").glob(RECORDS))
+    if not found:
+        raise DefarError(f"{root}: no reproduce/records/{RECORDS}; take one from a clone of the project")
+    return found[-1]
+
+
+def by_reading(differences: pd.DataFrame) -> pd.DataFrame:
+    """The rows of readings, with place (of the weight: inside or outside the square), norm, gradient and seed told
+    apart, before the rest of COLUMNS. Raises DefarError for a run that is neither a reading nor a SiT."""
+    rows = differences[~differences["model"].str.startswith("sit-")].reset_index(drop=True)
+    parts = rows["model"].str.extract(f"^{NAME}$")
+    if (unknown := parts["seed"].isna()).any():
+        raise DefarError(f"run {rows['model'][unknown].iloc[0]!r} names no reading of Eq. 15, as inside-l2-detached-s1")
+    parts["seed"] = parts["seed"].astype(int)
+    # the maximum has one place, inside the square, and is named for itself
+    parts["place"] = parts["place"].replace("max", "inside")
+    return pd.concat([parts, rows[COLUMNS[1:]]], axis=1)
+
+
+def means(table: pd.DataFrame, claim: float) -> pd.DataFrame:
+    """MEANS, of by_reading's table: by how many percent each reading's metric differs from SiT's of the same seed, the
+    mean over seeds with its 95 % t interval; in how many seeds it is better and worse beyond doubt over images; and,
+    of Fréchet distances, the share of the `claim` percent."""
+    rows = []
+    for key, own in table.groupby(MEANS[:4], sort=False):
+        percents = own["percent"].to_numpy()
+        mean, low, high = t_interval(percents) if len(own) > 1 else (percents[0], np.nan, np.nan)
+        verdicts = [int((own["verdict"] == word).sum()) for word in (BETTER, WORSE)]
+        share = mean / claim if key[0].startswith("FD-") else np.nan
+        rows.append((*key, mean, low, high, len(own), *verdicts, share))
+    return pd.DataFrame(rows, columns=MEANS)
+
+
+def claimed(root: Path) -> float:
+    """Percent by which the paper's FID of FC alone ("DEFAR w/o ADR") differs from SiT's, Tab. 1, CIFAR-10, no cfg."""
+    tab1 = paper_values(root, "tab1")
+    chosen = {"dataset": "cifar10", "column": "FID", "condition": "no cfg", "kind": "value"}
+    own = tab1[(tab1[list(chosen)] == pd.Series(chosen)).all(axis=1)].drop_duplicates("row").set_index("row")["value"]
+    return 100 * (own["DEFAR w/o ADR"] / own["SiT"] - 1)
+
+
+def _read(path: Path, columns: Sequence[str]) -> pd.DataFrame:
+    try:
+        table = pd.read_csv(io.BytesIO(read_bytes(path)))
+    except (OSError, ValueError) as error:
+        raise DefarError(f"{path}: {reason(error, 150)}; take it from a clone of the project") from None
+    if missing := [name for name in columns if name not in table]:
+        raise DefarError(f"{path} has no column {missing[0]!r}")
+    return table
