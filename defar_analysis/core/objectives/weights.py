@@ -21,7 +21,8 @@ def compensation_weight(
 
     bias (B, C, H, W). map: "pixel", the L2 norm over channels, (B, 1, H, W); "element", |bias|; "signed", the bias
     itself, both (B, C, H, W). norm over all entries of one sample's map: "l2", "l1" (sum), "max", "mean".
-    w is 1 where the bias is 0, and scaling the bias leaves it unchanged up to eps.
+    w is 1 where the bias is 0, and scaling the bias leaves it unchanged up to eps. So a gradient through w is
+    orthogonal to the sample's bias (Euler's theorem): it moves the bias between pixels and cannot make it smaller.
     """
     return 1 + alpha * normalized_bias_map(bias, norm, map, eps)
 

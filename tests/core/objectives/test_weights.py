@@ -55,6 +55,20 @@ def test_the_weight_does_not_depend_on_the_size_of_the_bias(norm, map):
             torch.testing.assert_close(other, weight, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize("inside_square", [True, False])
+@each_norm
+@each_map
+def test_no_gradient_through_the_weight_makes_a_bias_smaller_or_larger(norm, map, inside_square):
+    """Euler's theorem: w does not depend on the size of a sample's bias, so the loss's gradient with respect to it is
+    orthogonal to it. A gradient through the weight can only move the bias from pixel to pixel."""
+    bias = normal(*SHAPE).requires_grad_()
+    loss = compensated_loss(normal(*SHAPE, seed=8), compensation_weight(bias, 2.0, norm, map), inside_square).sum()
+    (gradient,) = torch.autograd.grad(loss, bias)
+    along, sizes = (gradient * bias).flatten(1).sum(1), [z.flatten(1).norm(dim=1) for z in (gradient, bias)]
+    assert (along.abs() < 1e-5 * sizes[0] * sizes[1]).all()
+    assert (sizes[0] > 0).all(), "there is a gradient to speak of"
+
+
 @each_norm
 @each_map
 def test_a_signed_weight_turns_with_the_bias_and_a_magnitude_does_not(norm, map):
