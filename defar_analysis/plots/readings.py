@@ -18,25 +18,29 @@ PANELS = (
     ("PFR", "PFR of the prediction (%)", "nearer to the target: right"),
 )
 NORMS = {"l1": "L1", "l2": "L2", "mean": "mean", "max": "max"}
+LINEAR = 1  # percent: linear up to here, logarithmic beyond: readings differ by factors of hundreds
+MOST_TICKS, TICKS = 5, (-100, -10, -1, 0, 1, 10, 100, 1000)
 _SEEDS, _MEAN, _CLAIM = "#8C8C8C", "#0072B2", "#D55E00"
 
 
 def plot(table: pd.DataFrame, means: pd.DataFrame, claim: float, style: Style = PAPER, *, note: str = "") -> Figure:
     """A row for each reading, a panel for each metric: grey, the seeds with 95 % intervals over images; blue, their
-    mean with its 95 % t interval over seeds; orange, in the first panel, the `claim` of the paper in percent.
+    mean with its 95 % t interval over seeds; orange, in the first panel, the `claim` of the paper in percent. Axes are
+    linear up to LINEAR percent and logarithmic beyond.
 
     table: columns COLUMNS; means: columns MEANS. Raises DefarError where a column is missing.
     """
     require(table, COLUMNS, "the table of readings")
     require(means, MEANS, "the readings' means")
-    rows = list(dict.fromkeys(means[["place", "norm", "gradient"]].itertuples(index=False, name=None)))
+    rows = sorted(set(means[["place", "norm", "gradient"]].itertuples(index=False, name=None)))
     panels = [panel for panel in PANELS if table["metric"].str.startswith(panel[0]).any()]
     with applied(style):
         figure = Figure(figsize=(7.4, 1.3 + 0.3 * len(rows)), layout="constrained")
         axes = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
         for ax, (start, words, better) in zip(axes, panels, strict=True):
             own = table[table["metric"].str.startswith(start)]
-            _panel(ax, rows, own, means[means["metric"].str.startswith(start)], style)
+            shown = [claim] if start == "FD-" else []
+            _panel(ax, rows, own, means[means["metric"].str.startswith(start)], shown)
             ax.set_xlabel(words.format(metric=own["metric"].iloc[0]))
             ax.set_title(better, fontsize=style.small_font, color="#555555")
         if panels[0][0] == "FD-":
@@ -55,8 +59,8 @@ def _named(place: str, norm: str, gradient: str) -> str:
     return f"{NORMS.get(norm, norm)}, {gradient}{outside}"
 
 
-def _panel(ax: Axes, rows: list[tuple], table: pd.DataFrame, means: pd.DataFrame, style: Style) -> None:
-    """Grey: the seeds, one above another around the row; blue: their mean."""
+def _panel(ax: Axes, rows: list[tuple], table: pd.DataFrame, means: pd.DataFrame, shown: list[float]) -> None:
+    """Grey: the seeds, one above another around the row; blue: their mean. shown: what the axis must reach besides."""
     seeds = sorted(table["seed"].unique())
     for place, seed in enumerate(seeds):
         own = table[table["seed"] == seed]
@@ -69,4 +73,11 @@ def _panel(ax: Axes, rows: list[tuple], table: pd.DataFrame, means: pd.DataFrame
     ax.hlines(y, means["low"], means["high"], color=_MEAN, linewidth=1.8, alpha=0.55)
     ax.plot(means["percent"], y, "D", color=_MEAN, markersize=4.2, label="mean, interval over seeds")
     ax.axvline(0, color="#999999", linewidth=0.7, zorder=0)
+    ax.set_xscale("symlog", linthresh=LINEAR)
+    low, high = min(-LINEAR, *shown, table["percent_low"].min()), max(LINEAR, *shown, table["percent_high"].max())
+    ticks = [tick for tick in TICKS if 2 * low <= tick <= 2 * high]
+    if len(ticks) > MOST_TICKS:  # every second decade
+        ticks = [tick for tick in ticks if abs(tick) in (0, 10, 1000)]
+    ax.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+    ax.minorticks_off()
     ax.grid(axis="y", color="#EEEEEE", linewidth=0.6)

@@ -44,7 +44,8 @@ def build(experiment: Experiment) -> Artefact:
     record = read_toml(folder / "record.toml")
     if missing := {"note", "device", "command", "commit"} - record.keys():
         raise DefarError(f"{folder / 'record.toml'} has no {min(missing)}")
-    table = pd.concat([by_reading(tables[name]) for name in ("differences.csv", "drift.csv")], ignore_index=True)
+    table = pd.concat([by_reading(tables[name]) for name in ("differences.csv", "drift.csv")])
+    table = table.sort_values(["metric", "place", "norm", "gradient", "seed"], ignore_index=True)
     claim = claimed(root)
     runs = tables["runs.csv"].to_dict("records")
     models = {r["name"]: {"checkpoint": r["name"], "sha256": r["sha256"], "weights": "ema", "steps": r["steps"]}
