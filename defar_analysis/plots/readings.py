@@ -47,7 +47,7 @@ def plot(table: pd.DataFrame, means: pd.DataFrame, claim: float, style: Style = 
             axes[0].axvline(claim, color=_CLAIM, linewidth=1.2, linestyle="--", label=f"paper's FID: {claim:.1f} %")
         axes[0].set_yticks(range(len(rows)), [_named(*row) for row in rows])
         axes[0].set_ylim(len(rows) - 0.5, -0.5)
-        handles = [handle for ax in axes[:1] for handle in ax.get_legend_handles_labels()[0]]
+        handles = axes[0].get_legend_handles_labels()[0]
         figure.legend(handles=handles, loc="outside lower center", ncols=len(handles), fontsize=style.small_font)
         if note:
             figure.suptitle(note, fontsize=style.small_font, color="#555555", x=0.01, ha="left")

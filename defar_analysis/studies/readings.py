@@ -7,6 +7,7 @@ lies in reproduce/records/<date>-eq15: the newest of these records is drawn.
 from __future__ import annotations
 
 import io
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -75,13 +76,15 @@ def by_reading(differences: pd.DataFrame) -> pd.DataFrame:
     """The rows of readings, with place (of the weight: inside or outside the square), norm, gradient and seed told
     apart, before the rest of COLUMNS. Raises DefarError for a run that is neither a reading nor a SiT."""
     rows = differences[~differences["model"].str.startswith("sit-")].reset_index(drop=True)
-    parts = rows["model"].str.extract(f"^{NAME}$")
-    if (unknown := parts["seed"].isna()).any():
-        raise DefarError(f"run {rows['model'][unknown].iloc[0]!r} names no reading of Eq. 15, as inside-l2-detached-s1")
-    parts["seed"] = parts["seed"].astype(int)
-    # the maximum has one place, inside the square, and is named for itself
-    parts["place"] = parts["place"].replace("max", "inside")
-    return pd.concat([parts, rows[COLUMNS[1:]]], axis=1)
+    parts = []
+    for model in rows["model"]:
+        if (told := re.fullmatch(NAME, model)) is None:
+            raise DefarError(f"run {model!r} names no reading of Eq. 15, as inside-l2-detached-s1")
+        # the maximum has one place, inside the square, and is named for itself
+        place = "inside" if told["place"] == "max" else told["place"]
+        parts.append((place, told["norm"], told["gradient"], int(told["seed"])))
+    told_apart = pd.DataFrame(parts, columns=["place", "norm", "gradient", "seed"])
+    return pd.concat([told_apart, rows[COLUMNS[1:]]], axis=1)
 
 
 def means(table: pd.DataFrame, claim: float) -> pd.DataFrame:
