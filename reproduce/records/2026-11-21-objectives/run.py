@@ -1,5 +1,5 @@
-"""Post-trains flow matchings, mostly the shipped SiT, with every objective at equal compute; the first twelve with two
-seeds. Stopped or killed, call it again.
+"""Post-trains flow matchings, mostly the shipped SiT, with every objective at equal compute, and some at equal steps;
+the first twelve and those with two seeds. Stopped or killed, call it again.
 
 python reproduce/records/2026-11-21-objectives/run.py [VARIANT ...]     from the project's root; about 3 minutes a run
 on one CPU thread. Runs lie in runs/objectives/.
@@ -18,6 +18,7 @@ from defar_analysis.errors import DefarError, Interrupted
 PASSES = 1260  # network passes of 64 images in each run: a forward counts 1, its backward 2
 SEEDS = (1, 2)
 PATHS = ("vp", "gvp")  # besides the linear one
+STEPS_TOO = "-steps"  # ends the names of runs at equal steps instead
 START_STEPS = 800  # of flow matching, from nothing, before a path's post-trainings
 VARIANTS = {  # name: (objective, passes a step)
     "fm": ({"name": "flow_matching"}, 3),
@@ -59,10 +60,15 @@ for path in PATHS:
     VARIANTS |= {f"{path}-start": VARIANTS["fm"], f"{path}-fm": VARIANTS["fm"]}
     VARIANTS[f"{path}-defar-detached"] = VARIANTS["defar-detached"]
 ONE_SEED = tuple(VARIANTS)[list(VARIANTS).index("low-pass") :]
+# As many steps as flow matching, whatever they cost; IP and MixFlow take no more anyway.
+EQUAL_STEPS = ("sdss", "mdss", "adr-detached", "fc", "defar-detached")
+VARIANTS |= {f"{name}{STEPS_TOO}": VARIANTS[name] for name in EQUAL_STEPS}
 
 
 def recipe(variant: str, seed: int) -> Recipe:
     objective, passes = VARIANTS[variant]
+    if variant.endswith(STEPS_TOO):
+        passes = VARIANTS["fm"][1]
     group, _, rest = variant.partition("-")
     changes = {"data": Data(class_conditional=False)} if group in ("uncond", *PATHS) else {}
     if rest.startswith("ot"):
