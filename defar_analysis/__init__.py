@@ -36,6 +36,7 @@ _HOMES = {
     "measures.frequency": ("PFR", "crossings", "restoration"),
     "measures.emphasis": ("FEL",),
     "measures.maps": ("BiasMaps",),
+    "measures.velocity_error": ("VelocityError",),
     "measures.spectral": (
         "predicted_frequency_ratio", "saliency_masks", "frequency_emphasis", "low_pass", "high_pass",
         "band_masks", "radial_frequency",

@@ -27,6 +27,7 @@ from defar_analysis.measures.spectral import (
     radial_frequency,
     saliency_masks,
 )
+from defar_analysis.measures.velocity_error import VelocityError
 from defar_analysis.measures.views import BiasViews
 
 GRID = TimeGrid.spaced("test", 3, 2)
@@ -259,3 +260,28 @@ def test_processes_that_share_the_images_get_the_tables_of_one(size):
         arrays, theirs = table.attrs["arrays"], together[name].attrs["arrays"]
         assert arrays.keys() == theirs.keys() and all(np.array_equal(arrays[key], theirs[key]) for key in arrays)
         assert table.attrs["forwards"] == together[name].attrs["forwards"]
+
+
+def test_the_velocity_error_is_the_loss_of_each_image_at_each_time():
+    ctx = context(Counting(oracle()))
+    table = VelocityError().run(ctx)
+    noise, data = noise_of(ctx), ctx.batch.data
+    losses = torch.stack([
+        (oracle()(Linear().at(noise, data, full(t)).x, full(t)) - (data - noise)).square().mean((1, 2, 3))
+        for t in GRID.times
+    ], dim=1)  # fmt: skip
+    arrays = table.attrs["arrays"]
+    assert arrays["loss"] == pytest.approx(losses.numpy(), rel=1e-4) and tuple(arrays["t"]) == GRID.times
+    assert table["value"].to_numpy() == pytest.approx(losses.mean(0).numpy(), rel=1e-4)
+    assert (table["low"] <= table["value"]).all() and (table["value"] <= table["high"]).all()
+    assert list(table.columns) == CURVE_COLUMNS and set(table["quantity"]) == {"fm_loss"} and set(table["n"]) == {COUNT}
+
+
+def test_the_velocity_error_of_the_pairs_own_velocity_is_nothing():
+    ctx = context(grid=TimeGrid.spaced("test", 3, 1))
+    noise, data = noise_of(ctx), ctx.batch.data
+
+    def own(x, t, labels):
+        return (data - noise)[labels]
+
+    assert VelocityError().run(Context(own, ctx.batch, ctx.grid, seed=ctx.seed))["value"].to_numpy() == pytest.approx(0)
