@@ -1,9 +1,11 @@
-"""The record's table: loss, one-step bias, sample variance and cost of every run of run.py, on the same test images.
+"""The record's table: loss, one-step bias, sample variance and cost of the runs of run.py, on the same test images.
 
-python reproduce/records/2026-11-21-objectives/table.py        from the project's root, once run.py is through
+python reproduce/records/2026-11-21-objectives/table.py [VARIANT ...]     from the project's root, after run.py
+The rows of runs that are not here, or not named, stay as they are.
 """
 
 import json
+import sys
 from pathlib import Path
 
 import pandas as pd
@@ -12,8 +14,10 @@ from run import SEEDS, VARIANTS, recipe
 
 from defar_analysis import Euler, cifar10, exposure_bias, load_checkpoint, sample
 from defar_analysis.core.seeding import balanced_labels, image_noise
+from defar_analysis.files import replaced
 from defar_analysis.measures.cost import count_step
 
+START = "start (SiT)"
 IMAGES, SAMPLES, STEPS = 512, 128, 50
 TIMES, PAIRS = (0.1, 0.3, 0.5, 0.7, 0.9), ((0.1, 0.3), (0.3, 0.5), (0.5, 0.7), (0.7, 0.9), (0.1, 0.9))
 RUNS, HERE = Path("runs/objectives"), Path(__file__).parent
@@ -44,14 +48,14 @@ def measured(model, batch, noise, sampling_noise) -> dict[str, float]:
     }
 
 
-def main() -> None:
+def main(wanted: list[str]) -> None:
     test = cifar10("test")
     batch = test.batch(range(IMAGES))
     noise = image_noise(123, range(IMAGES), batch.data.shape[1:])
     sampling_noise = image_noise(124, range(SAMPLES), batch.data.shape[1:])
     start = load_checkpoint("reproduce/checkpoints/cifar10-sit").model
-    rows = [{"method": "start (SiT)", "seed": "", "steps": 0, **measured(start, batch, noise, sampling_noise)}]
-    for variant in VARIANTS:
+    rows = [{"method": START, "seed": None, "steps": 0, **measured(start, batch, noise, sampling_noise)}]
+    for variant in wanted or VARIANTS:
         for seed in SEEDS:
             folder = RUNS / f"{variant}-{seed}"
             if not (folder / "checkpoint").is_dir():
@@ -67,10 +71,19 @@ def main() -> None:
                 **measured(checkpoint.model, batch, noise, sampling_noise),
             })  # fmt: skip
             print(rows[-1], flush=True)
-    table = pd.DataFrame(rows)
-    table.to_csv(HERE / "table.csv", index=False, float_format="%.5g")
+    table = merged(pd.read_csv(HERE / "table.csv"), pd.DataFrame(rows))
+    with replaced(HERE / "table.csv") as beside:
+        table.to_csv(beside, index=False, float_format="%.5g")
     print(table.round(4).to_string(index=False))
 
 
+def merged(old: pd.DataFrame, new: pd.DataFrame) -> pd.DataFrame:
+    """Every row once, the new ones in the place of the old, in the order of VARIANTS."""
+    both = pd.concat([old, new])
+    both["seed"] = pd.to_numeric(both["seed"]).astype("Int64")  # the start has none
+    both = both.drop_duplicates(["method", "seed"], keep="last")
+    return both.sort_values("method", key=lambda names: names.map([START, *VARIANTS].index), kind="stable")
+
+
 if __name__ == "__main__":
-    main()
+    main(sys.argv[1:])
