@@ -1,4 +1,5 @@
-"""The paper's claims of Secs. 5.2 and 6, each judged twice: by the paper's own tables, and by what is committed here.
+"""The claims of the paper's Secs. 5.2 and 6, and MixFlow's, each judged twice: by the papers' own tables, and by what
+is committed here.
 
 Nothing is measured: verdicts follow from figures/data/*.csv, so they change with those tables and with nothing else.
 """
@@ -28,7 +29,7 @@ from .claim_rules import (
 )
 from .contradictions import CLAIMS, Claim, contradictions
 from .files import file_sha256
-from .our_rows import GUIDED, JUDGED, LABELS, NO_LABELS, PATHS, STEPS
+from .our_rows import EQUAL_STEPS, GUIDED, JUDGED, LABELS, NO_LABELS, PATHS, STEPS
 from .paper import paper_values
 from .studies.robustness import MARGIN
 
@@ -79,19 +80,22 @@ _SIT = Claim("Sec. 5.2 (i)", "improves on SiT", "DEFAR", ("SiT",), ("tab1", "tab
 _CLAIMED_LOWER = ("SiT", "IP", "SDSS", "MDSS")
 _DG = Claim("Sec. 5.2 (v)", "complements DG", "DEFAR-G++", ("SiT", "DEFAR", "SiT-G++"), ("tab2",))
 _OT = Claim("Sec. 5.2 (v)", "complements OT", "OT-CFM + DEFAR", ("OT-FM + DEFAR", "OT-CFM"), ("tab2",))
+_SLOWED = Claim("MixFlow", "improves", "MixFlow", ("SiT", "REPA", "RAE"), ("mixflow",))
 _BIG = [Claim("Sec. 6", "superior", f"{name} + DEFAR", (name,), ("tab4",)) for name in ("REPA", "DDT")]
 _LACKS = "REPA-XL/2 and DDT-XL/2 are here, ImageNet-512 and 400 to 580 GPU hours for each (Tab. 4) are not"
+_COMPARABLE = (LABELS, NO_LABELS, GUIDED)  # at equal compute
 _TABS, _AGAIN = "reproduce/experiments/", "defar reproduce --profile full --only "
 _EACH = "for recipe in {}*.toml; do defar train $recipe; done"
 
 
 def _trained(key: str, where: str, words: str, own: Callable, *pairs: tuple[str, str],
-             groups: tuple[str, ...] = (LABELS, NO_LABELS, GUIDED), tables: str = "Tabs. 1, 2",
-             measurement: str = "paired Fréchet distance, trained on at equal compute") -> Entry:  # fmt: skip
+             groups: tuple[str, ...] = (*_COMPARABLE, EQUAL_STEPS), tables: str = "Tabs. 1, 2",
+             measurement: str = "") -> Entry:  # fmt: skip
+    budget = "equal compute" + " and at equal steps" * (EQUAL_STEPS in groups)
     source = "methods_differences" if all(baseline == "SiT" for _, baseline in pairs) else "methods_pairs"
     return Entry(
-        key, where, words, measurement, lambda m: paired(m.differences, *pairs, groups=groups), source,
-        _AGAIN + "methods", tables, own,
+        key, where, words, measurement or f"paired Fréchet distance, trained on at {budget}",
+        lambda m: paired(m.differences, *pairs, groups=groups), source, _AGAIN + "methods", tables, own,
     )  # fmt: skip
 
 
@@ -108,7 +112,7 @@ def _stepped(key: str, words: str, sentence: str, own: Callable) -> Entry:
 
 ENTRIES = (
     _trained("improves", "Sec. 5.2 (i)", "At a comparable budget, DEFAR improves on SiT",
-             lambda cells: borne_out(cells, _SIT, shortest=True), ("DEFAR", "SiT")),
+             lambda cells: borne_out(cells, _SIT, shortest=True), ("DEFAR", "SiT"), groups=_COMPARABLE),
     _trained("adr-target", "Sec. 5.2 (ii)", "ADR outperforms MDSS and SDSS, whose targets are static",
              _own("ADR outperforms MDSS and SDSS"), ("ADR", "SDSS"), ("ADR", "MDSS")),
     _trained("adr", "Sec. 5.2 (iii)", "ADR alone yields gains", _own("ADR independently yields gains"), ("ADR", "SiT")),
@@ -147,13 +151,17 @@ ENTRIES = (
           _own("lowest FID across nearly all settings")),
     _stepped("stable", "DEFAR stays stable as steps increase", "DEFAR stays stable as steps increase",
              lambda cells: moved(cells, "DEFAR", operator.le, MARGIN)),
+    _trained("mixflow", "MixFlow", "Post-training on slowed interpolants improves on the network it starts from",
+             lambda cells: borne_out(cells, _SLOWED), ("MixFlow", "SiT"), groups=(EQUAL_STEPS,),
+             tables="MixFlow's tables", measurement="paired Fréchet distance against as many more steps of SiT"),
 )  # fmt: skip
 
 
 def judged(measured: Measured, values: pd.DataFrame, entries: tuple[Entry, ...] = ENTRIES) -> pd.DataFrame:
     """COLUMNS, one row for each claim. values: the paper's (:func:`paper_values`). Raises DefarError where a table has
     nothing to judge a claim by."""
-    cells, rows = values[(values["kind"] == "value") & values["id"].str.startswith("tab")], []
+    printed = values["id"].str.startswith("tab") | (values["id"] == "mixflow")
+    cells, rows = values[(values["kind"] == "value") & printed], []
     for e in entries:
         holds, total = e.own(cells)
         own = f"holds in {holds} of {total} comparisons ({e.tables})" if total else f"no printed numbers ({e.tables})"

@@ -169,7 +169,8 @@ _ENTRIES = (
                "--guidance 1.5",
                baseline=_SIT,
                rows=rows_of(TAB1, CIFAR10) + rows_of(TAB1, {**CIFAR10, "condition": "cfg"}, group=GUIDED),
-               note=_note(more="With guidance: scale 1.5, one training seed.")),
+               note=_note(more="With guidance: scale 1.5, one training seed. At equal steps instead: group "
+                          "\"equal steps\" of methods_differences.csv.")),
     PaperTable("tab2", "Tab. 2", "Unconditional results, discriminator guidance, mini-batch OT",
                ("panel", "dataset", "row", "iters", "setting", "condition"),
                "defar train reproduce/experiments/tab2/ROW.toml, then defar evaluate; CelebA-64 needs its images, the "

@@ -90,6 +90,16 @@ def test_a_claim_over_two_groups_needs_both_and_other_groups_count_for_nothing()
     assert paired(pd.concat([labelled, unlabelled]).assign(verdict=WORSE), pair, **both)[0] == FAILS
 
 
+def test_equal_steps_are_a_comparison_apart_from_equal_compute():
+    pair, both_budgets = ("FC", "SiT"), {"groups": ("labels", "equal steps")}
+    table = pd.concat([differences([pair]), differences([pair], group="equal steps")])
+    assert paired(table, pair, **both_budgets)[0] == HOLDS
+    verdict, evidence = paired(changed(table, WORSE, group="equal steps"), pair, **both_budgets)
+    assert verdict == FAILS and "(equal steps, seed 2)" in evidence
+    assert paired(changed(table, WORSE, group="equal steps", seed=1), pair, **both_budgets)[0] == UNDECIDED
+    assert paired(table[table["group"] == "labels"], pair, **both_budgets)[0] == NOT_RUN
+
+
 def test_every_path_and_solver_is_a_comparison_of_its_own_and_none_may_lack():
     pair, of_paths = ("DEFAR", "SiT"), {"group": "paths", "seeds": (1,)}
     table = pd.concat([differences([pair], interpolant=path, solver=solver, **of_paths)
@@ -167,7 +177,7 @@ def project(tmp_path):
     shutil.copy(ROOT / "reproduce" / "paper_values.csv", tmp_path / "reproduce")
     (data / "methods.json").write_text(json.dumps({"profile": "full", "note": "synthetic"}))
     (data / "methods.csv").write_text("method,value\nSiT,1\n")
-    own = [(m, "SiT") for m in ("ADR", "FC", "DEFAR", "DEFAR-G++")]
+    own = [(m, "SiT") for m in ("ADR", "FC", "DEFAR", "DEFAR-G++", "MixFlow")]
     keys = ("group", "interpolant", "solver", "nfe")
     groups = [{**dict(zip(keys, run[:4], strict=True)), "seeds": run[4:]} for runs in EXPECTED.values() for run in runs]
     pd.concat([differences(own, **g) for g in groups]).to_csv(data / "methods_differences.csv", index=False)
@@ -184,7 +194,8 @@ def test_every_claim_has_a_verdict_that_the_committed_tables_give(project):
     table = artefact.table.set_index("key")
     assert list(artefact.table.columns) == COLUMNS and len(table) == len(ENTRIES) == table.index.nunique()
     verdicts = table["verdict"].to_dict()
-    trained = ("improves", "adr-target", "adr", "fc", "together", "baselines", "paths", "guided", "coupled")
+    trained = ("improves", "adr-target", "adr", "fc", "together", "baselines", "paths", "guided", "coupled",
+               "mixflow")  # fmt: skip
     assert all(verdicts[key] == HOLDS for key in trained)
     waits = {key for key, verdict in verdicts.items() if verdict == NOT_RUN}
     assert waits == {"scales", "universal", "superior"}
@@ -204,6 +215,7 @@ def test_the_papers_own_tables_bear_out_what_they_print(project):
         own["amplified"] == "holds in 0 of 4 comparisons (FID of Tab. 4 right)"
     )  # SiT: 63.63, 61.64, 60.42, 59.84, 59.70
     assert own["stable"] == "holds in 8 of 8 comparisons (FID of Tab. 4 right)"
+    assert own["mixflow"] == "holds in 26 of 26 comparisons (MixFlow's tables)"
     assert own["restores"] == "no printed numbers (Fig. 5)"
 
 

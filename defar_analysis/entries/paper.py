@@ -202,8 +202,8 @@ TABLES_AND_CLAIMS = (
         for t in TABLES.values()
     ),
     Figure(
-        "claims", "Secs. 5.2 and 6", "The paper's claims, one by one",
-        "What each sentence says, in how many comparisons the paper's own tables bear it out, and what follows here. "
+        "claims", "Secs. 5.2 and 6; MixFlow", "The papers' claims, one by one",
+        "What each sentence says, in how many comparisons its paper's own tables bear it out, and what follows here. "
         "Generated from the committed tables. Undecided: the intervals or the training seeds do not agree.",
         built_by("claims"), _plot_claims, ("contradictions",),
     ),

@@ -14,26 +14,38 @@ SEED_MARKS = "oD"
 WIDE = 150  # percent: beyond it the axis is linear near zero and logarithmic outside
 
 
-def plot(table: pd.DataFrame, differences: pd.DataFrame, style: Style = PAPER, *, note: str = "") -> Figure:
+def plot(
+    table: pd.DataFrame,
+    differences: pd.DataFrame,
+    equal_steps: pd.DataFrame | None = None,
+    style: Style = PAPER,
+    *,
+    note: str = "",
+) -> Figure:
     """Left: paired change of the Fréchet distance (percent, 95 % interval); right: precision over recall.
 
-    table: columns method, seed, metric, value; differences: COLUMNS. Raises DefarError where a column is missing.
+    table: columns method, seed, metric, value; differences: COLUMNS, at equal compute; equal_steps: the same at equal
+    steps, filled. Raises DefarError where a column is missing.
     """
     require(table, ("method", "seed", "metric", "value"), "the methods table")
-    require(differences, COLUMNS, "the differences")
-    change = differences[differences["metric"].str.startswith("FD-")]
-    methods = list(dict.fromkeys(change["method"]))
+    change = _distances(differences)
+    budgets = {"": change}
+    if equal_steps is not None and len(equal_steps):
+        budgets[", equal steps"] = _distances(equal_steps)
+    methods = list(dict.fromkeys(method for part in budgets.values() for method in part["method"]))
     wide = table.pivot_table(index=["method", "seed"], columns="metric", values="value", sort=False)
     with applied(style):
         figure = Figure(figsize=(7.0, 1.2 + 0.2 * max(5, len(methods))), layout="constrained")
         left, right = figure.subplots(1, 2, width_ratios=(1.25, 1))
         seeds = sorted(change["seed"].unique())
         for place, seed in enumerate(seeds):
-            own = change[change["seed"] == seed]
-            y = [methods.index(method) + 0.16 * (2 * place - 1) * (len(seeds) > 1) for method in own["method"]]
-            left.hlines(y, own["percent_low"], own["percent_high"], color=TINTS[place], linewidth=1.2)
-            left.plot(own["percent"], y, SEED_MARKS[place % 2], color=TINTS[place], markersize=4,
-                      markerfacecolor="none", label=f"training seed {seed}")  # fmt: skip
+            for budget, part in budgets.items():
+                own = part[part["seed"] == seed]
+                y = [methods.index(method) + 0.16 * (2 * place - 1) * (len(seeds) > 1) for method in own["method"]]
+                left.hlines(y, own["percent_low"], own["percent_high"], color=TINTS[place], linewidth=1.2)
+                look = {"markersize": 2.4} if budget else {"markersize": 4.5, "markerfacecolor": "none"}
+                left.plot(own["percent"], y, SEED_MARKS[place % 2], color=TINTS[place], **look,
+                          label=f"training seed {seed}{budget}")  # fmt: skip
         left.set_yticks(range(len(methods)), methods)
         left.set_ylim(len(methods) - 0.5, -0.5)
         left.axvline(0, color="#999999", linewidth=0.7, zorder=0)
@@ -58,3 +70,8 @@ def plot(table: pd.DataFrame, differences: pd.DataFrame, style: Style = PAPER, *
         if note:
             figure.suptitle(note, fontsize=style.small_font, color="#555555", x=0.01, ha="left")
     return figure
+
+
+def _distances(differences: pd.DataFrame) -> pd.DataFrame:
+    require(differences, COLUMNS, "the differences")
+    return differences[differences["metric"].str.startswith("FD-")]

@@ -1,4 +1,5 @@
-"""The samples of every objective, post-trained at equal compute: behind Tabs. 1, 2 and 4-9, the claims, Figs. 4, 6, 8.
+"""The samples of every objective, post-trained at equal compute and the main ones at equal steps: behind Tabs. 1, 2 and
+4-9, the claims, Figs. 4, 6, 8.
 
 The runs are those of reproduce/records/2026-11-21-objectives, whose checkpoints are too many to be shipped: only the
 profile "full" measures them, from runs/objectives; "quick" draws what is committed.
@@ -25,6 +26,7 @@ from ..measures.evaluation import DIFFERENCES, Evaluation, differences
 from ..measures.protocols import DEFAULT, Protocol, protocol
 from ..measures.robustness import quality_table
 from ..our_rows import (
+    EQUAL_STEPS,
     GUIDED,
     JUDGED,
     LABELS,
@@ -62,6 +64,11 @@ UNLABELLED = {
     **{method: f"uncond-{run}" for method, run in BOTH_SEEDS.items()},
     **{f"ADR, {n} {spacing}": f"uncond-adr-{n}-{spacing}" for n in (2, 3) for spacing in ("random", "equal")},
     "OT": "uncond-ot", "OT + DEFAR": "uncond-ot-defar",
+}  # fmt: skip
+# By "equal steps": SiT's, IP's and MixFlow's steps cost alike, so that these runs are at equal compute, too.
+AS_MANY_STEPS = {
+    "SiT": "fm", "IP": "ip", "SDSS": "sdss-steps", "MDSS": "mdss-steps", "ADR": "adr-detached-steps", "FC": "fc-steps",
+    "DEFAR": "defar-detached-steps", "MixFlow": "mixflow",
 }  # fmt: skip
 STEPPED, NFES = ("SiT", "IP", "SDSS", "MDSS", "DEFAR"), (30, 50, 100, 250, 500)  # Tab. 4, right
 SCALE = 1.5  # of the paper's classifier-free guidance
@@ -115,6 +122,7 @@ def _full() -> Study:
         (
             Part(LABELS, runs(BOTH_SEEDS | ONE_SEED)),
             Part(LABELS, runs(BOTH_SEEDS, 2), seed=2),
+            *(Part(EQUAL_STEPS, runs(AS_MANY_STEPS, seed), seed=seed) for seed in (1, 2)),
             Part(NO_LABELS, runs(UNLABELLED)),
             *(Part(PATHS, of_path, solver=solver) for of_path in on_paths for solver in ("euler", "em")),
             *(Part(STEPS, stepped, nfe=nfe) for nfe in NFES),
@@ -140,6 +148,32 @@ def build(experiment: Experiment) -> Artefact:
     return _measured(experiment, STUDIES[experiment.profile])
 
 
+def remeasured(experiment: Experiment, groups: Sequence[str]) -> Artefact:
+    """What is committed, with the rows of some groups measured anew: their runs alone must be there.
+
+    Raises DefarError for a group that the study does not have, and where what is committed has another protocol.
+    """
+    study, kept = STUDIES["full"], committed(ID, METHODS_TABLES, experiment.root, METHODS_TAKE)
+    order = list(dict.fromkeys(part.group for part in study.parts))
+    for group in groups:
+        if group not in order:
+            raise DefarError(f"no group {group!r}; choose from {', '.join(order)}")
+    new = _measured(experiment, replace(study, parts=tuple(part for part in study.parts if part.group in groups)))
+    for name in ("protocols", "seed"):
+        if kept.provenance[name] != new.provenance[name]:
+            raise DefarError(f"what is committed was measured with another {name}; measure all: --profile full")
+
+    def merged(old: pd.DataFrame, own: pd.DataFrame) -> pd.DataFrame:
+        parts = [own if group in groups else old for group in order]
+        chosen = [part[part["group"] == group] for group, part in zip(order, parts, strict=True)]
+        return pd.concat(chosen, ignore_index=True)
+
+    tables = {name: merged(kept.tables[name], table) for name, table in new.tables.items()}
+    models = kept.provenance["models"] | new.provenance["models"]
+    provenance = {**kept.provenance, "models": models, "note": _note(study, experiment.profile)}
+    return replace(new, table=merged(kept.table, new.table), tables=tables, provenance=provenance)
+
+
 def sampled(experiment: Experiment, methods: Sequence[str] = tuple(BOTH_SEEDS)) -> Artefact:
     """The study's first part with its first images: `samples` (M, SHOWN, H, W, 3) uint8, from the same noise for every
     method, image i of class i mod 10; the methods' names stand in the provenance under "sampled".
@@ -152,6 +186,11 @@ def sampled(experiment: Experiment, methods: Sequence[str] = tuple(BOTH_SEEDS)) 
     names = [name for name in methods if name in images]
     shown = np.stack([np.asarray(images[name][:SHOWN]).transpose(0, 2, 3, 1) for name in names])
     return replace(found, arrays={"samples": shown}, provenance={**found.provenance, "sampled": names})
+
+
+def _note(study: Study, profile: str) -> str:
+    more = ", some at equal steps" * any(part.group == EQUAL_STEPS for part in study.parts)
+    return f"post-trained at equal compute{more}; CIFAR-10, n = {study.count}, noise seed {SEED}; profile {profile}"
 
 
 def _measured(experiment: Experiment, study: Study) -> Artefact:
@@ -176,8 +215,7 @@ def _measured(experiment: Experiment, study: Study) -> Artefact:
     table = tables.pop("table")
     provenance: dict[str, Any] = {
         "profile": experiment.profile,
-        "note": f"post-trained at equal compute; CIFAR-10, n = {study.count}, noise seed {SEED}; profile "
-        f"{experiment.profile}",
+        "note": _note(study, experiment.profile),
         "models": models,
         "classes": CLASSES,
         "protocols": {

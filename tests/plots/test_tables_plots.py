@@ -72,6 +72,24 @@ def test_the_methods_lie_at_their_paired_changes():
     assert [tuple(line.get_data()[k][0] for k in (0, 1)) for line in right.lines] == [(0.25, 0.5)]
 
 
+def test_equal_steps_are_filled_marks_beside_the_hollow_ones_of_equal_compute(refuses):
+    table = pd.DataFrame([("IP", 1, "precision", 0.5), ("IP", 1, "recall", 0.25)],
+                         columns=["method", "seed", "metric", "value"])  # fmt: skip
+    change = pd.DataFrame([("IP", 1, "FD-EffNet-128", -2.0, -3.0, -1.0)], columns=list(methods.COLUMNS))
+    longer = change.assign(percent=-5.0, percent_low=-6.0, percent_high=-4.0)
+    another = longer.assign(method="MixFlow", percent=7.0, percent_low=6.0, percent_high=8.0)
+    left = methods.plot(table, change, pd.concat([longer, another])).axes[0]
+    assert [label.get_text() for label in left.get_yticklabels()] == ["IP", "MixFlow"]
+    assert marks(left) == {(-2.0, 0), (-5.0, 0), (7.0, 1)}
+    marked = {line.get_xdata()[0]: line for line in left.lines if line.get_marker() not in ("None", None)}
+    hollow, filled = marked[-2.0], marked[-5.0]
+    assert hollow.get_markerfacecolor() == "none" and filled.get_markerfacecolor() == filled.get_color()
+    assert [text.get_text() for text in left.get_legend().get_texts()] == [
+        "training seed 1", "training seed 1, equal steps"
+    ]  # fmt: skip
+    refuses(lambda: methods.plot(table, change, longer.drop(columns="percent_low")), "percent_low")
+
+
 @pytest.mark.parametrize("groups", [tables.MOST_GROUPS, tables.MOST_GROUPS + 1])
 def test_many_groups_go_to_the_rows(groups):
     many = pd.concat([CHANGES.iloc[[0]].assign(where=f"g{k}", percent=float(k)) for k in range(groups)])
