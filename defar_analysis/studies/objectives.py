@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -91,7 +92,7 @@ def build(experiment: Experiment) -> Artefact:
     return Artefact(ID, table, {"means": averaged}, {}, provenance, folder)
 
 
-def _measured(experiment: Experiment, folder, images: int) -> tuple[PerImage, Card]:
+def _measured(experiment: Experiment, folder: Path, images: int) -> tuple[PerImage, Card]:
     """The quantities of a run on the first test images, measured or from the store."""
     checkpoint = load_checkpoint(folder, device=experiment.device)
     scale = SCALES["tiny" if experiment.profile == "tiny" else "quick"]
