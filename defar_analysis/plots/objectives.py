@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from .frequency import HIGH_NOISE
-from .style import PAPER, Style, applied, ordered_models, require
+from .style import PAPER, Style, applied, ordered_models, percent_axis, require
 
 COLUMNS = ("method", "seed", "quantity", "t", "percent", "low", "high")
 PANELS = {
@@ -17,14 +17,12 @@ PANELS = {
 }  # fmt: skip
 MARKS = "osD^vPX"  # of methods: colours alone are too near one another
 SEED_DASHES = ("-", (0, (4, 1.5)), (0, (1, 1)))
-LINEAR = 1  # percent: linear up to here, logarithmic beyond
-TICKS = (-100, -10, -1, 0, 1, 10, 100, 1000)
 
 
 def plot(table: pd.DataFrame, style: Style = PAPER, *, note: str = "") -> Figure:
     """A panel for each quantity: change against SiT in percent over t, a line for each method and training seed.
 
-    Filled marks: beyond doubt over images (95 %). Axes are linear up to LINEAR percent and logarithmic beyond. table:
+    Filled marks: beyond doubt over images (95 %). Axes are linear up to 1 percent and logarithmic beyond. table:
     columns COLUMNS. Raises DefarError where a column is missing.
     """
     require(table, COLUMNS, "the table of objectives")
@@ -67,9 +65,5 @@ def _line(ax: Axes, own: pd.DataFrame, mark: str, place: int, style: Style) -> N
 def _dress(ax: Axes, own: pd.DataFrame, style: Style) -> None:
     ax.axvspan(0, HIGH_NOISE, color=style.highlight_colour, linewidth=0, zorder=0)
     ax.axhline(0, **style.target_line(), zorder=0, label="_zero")
-    ax.set_yscale("symlog", linthresh=LINEAR)
-    low, high = min(-LINEAR, own["percent"].min()), max(LINEAR, own["percent"].max())
-    ticks = [tick for tick in TICKS if 2 * low <= tick <= 2 * high]
-    ax.set_yticks(ticks, [f"{tick:g}" for tick in ticks])
-    ax.minorticks_off()
+    percent_axis(ax, "y", own["percent"].min(), own["percent"].max())
     ax.grid(axis="y", color="#EEEEEE", linewidth=0.6)

@@ -6,7 +6,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from .style import PAPER, Style, applied, require
+from .style import PAPER, Style, applied, percent_axis, require
 
 COLUMNS = ("metric", "place", "norm", "gradient", "seed", "percent", "percent_low", "percent_high")
 MEANS = ("metric", "place", "norm", "gradient", "percent", "low", "high")
@@ -18,15 +18,14 @@ PANELS = (
     ("PFR", "PFR of the prediction (%)", "nearer to the target: right"),
 )
 NORMS = {"l1": "L1", "l2": "L2", "mean": "mean", "max": "max"}
-LINEAR = 1  # percent: linear up to here, logarithmic beyond: readings differ by factors of hundreds
-MOST_TICKS, TICKS = 5, (-100, -10, -1, 0, 1, 10, 100, 1000)
+MOST_TICKS = 5
 _SEEDS, _MEAN, _CLAIM = "#8C8C8C", "#0072B2", "#D55E00"
 
 
 def plot(table: pd.DataFrame, means: pd.DataFrame, claim: float, style: Style = PAPER, *, note: str = "") -> Figure:
     """A row for each reading, a panel for each metric: grey, the seeds with 95 % intervals over images; blue, their
     mean with its 95 % t interval over seeds; orange, in the first panel, the `claim` of the paper in percent. Axes are
-    linear up to LINEAR percent and logarithmic beyond.
+    linear up to 1 percent and logarithmic beyond.
 
     table: columns COLUMNS; means: columns MEANS. Raises DefarError where a column is missing.
     """
@@ -73,11 +72,6 @@ def _panel(ax: Axes, rows: list[tuple], table: pd.DataFrame, means: pd.DataFrame
     ax.hlines(y, means["low"], means["high"], color=_MEAN, linewidth=1.8, alpha=0.55)
     ax.plot(means["percent"], y, "D", color=_MEAN, markersize=4.2, label="mean, interval over seeds")
     ax.axvline(0, color="#999999", linewidth=0.7, zorder=0)
-    ax.set_xscale("symlog", linthresh=LINEAR)
-    low, high = min(-LINEAR, *shown, table["percent_low"].min()), max(LINEAR, *shown, table["percent_high"].max())
-    ticks = [tick for tick in TICKS if 2 * low <= tick <= 2 * high]
-    if len(ticks) > MOST_TICKS:  # every second decade
-        ticks = [tick for tick in ticks if abs(tick) in (0, 10, 1000)]
-    ax.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
-    ax.minorticks_off()
+    percents = (table["percent_low"].min(), table["percent_high"].max(), *shown)
+    percent_axis(ax, "x", min(percents), max(percents), MOST_TICKS)
     ax.grid(axis="y", color="#EEEEEE", linewidth=0.6)

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
+from typing import Literal
 
 import matplotlib as mpl
 import numpy as np
@@ -186,6 +187,22 @@ def paper_points(ax: Axes, paper: pd.DataFrame | None, quantity: str, style: Sty
     if len(rows):
         ax.plot(rows["t"].to_numpy(float), rows["value"].to_numpy(float), label=PAPER_LABEL,
                 zorder=4, clip_on=False, **style.paper_marker())  # fmt: skip
+
+
+LINEAR = 1  # percent: linear up to here, logarithmic beyond, where changes differ by factors of hundreds
+PERCENTS = (-100, -10, -1, 0, 1, 10, 100, 1000)
+
+
+def percent_axis(ax: Axes, side: Literal["x", "y"], low: float, high: float, most: int = len(PERCENTS)) -> None:
+    """A side for changes from `low` to `high` percent, with at most so many ticks: beyond that, every second decade."""
+    low, high = min(-LINEAR, low), max(LINEAR, high)
+    ticks = [tick for tick in PERCENTS if 2 * low <= tick <= 2 * high]
+    if len(ticks) > most:
+        ticks = [tick for tick in ticks if abs(tick) in (0, 10, 1000)]
+    scale, place = (ax.set_xscale, ax.set_xticks) if side == "x" else (ax.set_yscale, ax.set_yticks)
+    scale("symlog", linthresh=LINEAR)
+    place(ticks, [f"{tick:g}" for tick in ticks])
+    ax.minorticks_off()
 
 
 def labelled(axes: Sequence[Axes]) -> tuple[list, list[str]]:
