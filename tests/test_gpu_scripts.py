@@ -28,10 +28,11 @@ from defar_analysis.measures.spectral import predicted_frequency_ratio
 ROOT = Path(__file__).parents[1]
 GPU = ROOT / "reproduce" / "gpu"
 sys.path.insert(0, str(GPU))
+import drift  # noqa: E402
 import eq15  # noqa: E402
-import eq15_drift  # noqa: E402
 import jobs  # noqa: E402
 import pack  # noqa: E402
+import tables  # noqa: E402
 import trainings  # noqa: E402
 import zoo  # noqa: E402
 
@@ -258,6 +259,38 @@ def test_every_recipe_builds_and_names_what_it_needs(tmp_path):
         assert run.recipe.precision == "bf16" and run.recipe.compile
 
 
+def test_runs_are_named_by_group_or_by_themselves(tmp_path):
+    groups = trainings.runs(trainings.Setting(), tmp_path)
+    chosen = [run.name for run in zoo.named(groups, ["defar-steps", "ot", "sit", "ot-sit"])]
+    assert chosen == ["defar-steps", "ot-sit", "ot-defar", "sit"]
+    with pytest.raises(DefarError, match=r"no group or run 'fc-step'; choose from compute, steps, .*fc-steps"):
+        zoo.named(groups, ["sit", "fc-step"])
+
+
+def test_a_training_with_flow_matching_first_spends_less_there():
+    objective = trainings.OBJECTIVES["defar"]
+    assert [trainings.spent_until(step, objective, 10) for step in (0, 4, 10, 12)] == [0, 12, 30, 44]
+
+
+def test_a_short_run_keeps_a_curve_and_does_not_only_warm_up(monkeypatch):
+    seen = []
+    monkeypatch.setattr(zoo, "run_queue", lambda chosen, work, options: seen.append(chosen) or 0)
+    of_cpu = ["--steps", "200", "--batch", "64", "--precision", "float32", "--eager", "--device", "cpu"]
+    assert zoo.main(["fc", "sit", *of_cpu]) == 0
+    recipes = [run.recipe for run in seen[0]]
+    assert [r.steps for r in recipes] == [120, 200]
+    assert {(r.optimizer.warmup, r.log_every, r.save_every, r.global_batch) for r in recipes} == {(10, 10, 10, 64)}
+
+
+def test_only_the_cells_that_are_asked_for_are_sampled():
+    chosen = tables.in_cells(tables.wanted(["zoo", "steps"]), ["euler-50-cfg1.5", "euler-30"])
+    cells = {samples.name: samples.cells for samples in chosen}
+    assert cells["sit"] == ("euler-50-cfg1.5", "euler-30") and cells["fc"] == ("euler-50-cfg1.5",)
+    assert "fc-steps" not in cells, "it has none of these"
+    with pytest.raises(DefarError, match="no cell 'euler-51'; choose from euler-100, "):
+        tables.in_cells(tables.wanted(["zoo"]), ["euler-51"])
+
+
 def test_the_readings_of_eq_15_differ_in_nothing_but_the_reading():
     found = eq15.all_runs(eq15.SETTING, ["inside"])
     assert len(found) == 3 * (1 + 3 * 2)
@@ -293,11 +326,12 @@ def test_the_report_on_eq_15_holds_the_readings_against_the_papers_claim(tmp_pat
 
 def test_the_drift_of_the_readings_is_paired_with_the_sit_of_their_seed():
     images = np.linspace(1, 2, 20)
-    plain = {name: images for name in eq15_drift.LOWER_IS_BETTER}
+    plain = {name: images for name in drift.LOWER_IS_BETTER}
     twice = {name: 2 * images for name in plain}
     noisy = {name: images + np.random.default_rng(0).normal(size=20) for name in plain}
     runs = {"sit-s1": plain, "sit-s2": twice, "inside-l2-detached-s1": twice, "inside-l2-detached-s2": twice}
-    found = eq15_drift.changes(runs | {"inside-l1-detached-s1": noisy, "inside-l2-detached-s3": plain})
+    against = {samples.name: samples.against for samples in tables.wanted(["eq15"])}
+    found = drift.changes(runs | {"inside-l1-detached-s1": noisy, "inside-l2-detached-s3": plain}, against)
     found = found.set_index(["model", "metric"])
     assert len(found) == 9, "without its SiT a run is not compared"
     assert np.allclose(found.loc["inside-l2-detached-s1", ["percent", "percent_low", "percent_high"]], 100)
@@ -311,14 +345,14 @@ def test_the_drift_of_an_exact_field_is_that_of_its_closed_form():
     noise, data = (torch.full((2, 3, 8, 8), value) for value in (0.5, -1.0))
     data[:, :, 0, 0] = 2.0  # or there would be no frequency but zero
     batch = Batch(data, None)
-    still = eq15_drift.of_images(lambda x, t, labels: data - noise, batch, noise)
+    still = drift.of_images(lambda x, t, labels: data - noise, batch, noise)
     assert np.allclose(still["loss"], 0) and np.allclose(still["bias"], 0)
     assert np.allclose(still["PFR"], predicted_frequency_ratio(data - noise, drop_dc=True))
     # v = t x: the bias after a step is t1 (x_hat - x_t1), and x_hat - x_t1 = (t1 - t0) (t0 x_t0 - v_gt)
-    moving = eq15_drift.of_images(lambda x, t, labels: t.reshape(-1, 1, 1, 1) * x, batch, noise)
+    moving = drift.of_images(lambda x, t, labels: t.reshape(-1, 1, 1, 1) * x, batch, noise)
     expected = [
         (t1 * (t1 - t0) * (t0 * (t0 * data + (1 - t0) * noise) - (data - noise))).square().mean()
-        for t0, t1 in eq15_drift.PAIRS
+        for t0, t1 in drift.PAIRS
     ]
     assert np.allclose(moving["bias"], np.mean(expected), rtol=1e-5)
 
@@ -437,7 +471,7 @@ from pathlib import Path
 for name in ("tyro", "ot", "torch_fidelity", "papermill", "diffusers"):
     sys.modules[name] = None
 sys.path[:0] = [{gpu!r}]
-import eq15, eq15_drift, jobs, pack, sit_b4, speed, tables, trainings, zoo
+import drift, eq15, jobs, pack, sit_b4, speed, tables, trainings, zoo
 from argparse import Namespace
 from dataclasses import replace
 from defar_analysis.core.training import train
@@ -457,8 +491,10 @@ found, compared, influences = tables.collect(chosen, protocol(DEFAULT, 16), opti
 (jobs.WORK / "eq15").mkdir()
 for run, name in (("sit", "sit-s1"), ("fc", "inside-l2-detached-s1")):
     (jobs.WORK / "eq15" / name).symlink_to(jobs.WORK / "zoo" / run)
-assert eq15_drift.main(["--device", "cpu", "--n", "4"]) == 0
-print("drift", list(pd.read_csv(jobs.OUT / "drift.csv")["metric"]), list(pd.read_csv(jobs.OUT / "runs.csv")["steps"]))
+for name in ("eq15", "zoo"):
+    assert drift.main([name, "--device", "cpu", "--n", "4"]) == 0
+    changed, runs, curves = (pd.read_csv(jobs.OUT / f"{{file}}.csv") for file in ("drift", "runs", "curves"))
+    print(name, list(changed["metric"]), list(runs["passes"]), list(curves["passes"]))
 print("table", len(found), sorted(influences), list(compared["model"].unique()), bool(compared["paired"].all()))
 assert speed.main(["train", "sample", "--tiny", "--device", "cpu", "--repeats", "1"]) == 0
 assert sit_b4.main(["sit", "--tiny", "--device", "cpu", "--n", "16", "--every", "20"]) == 0
@@ -477,6 +513,7 @@ def test_every_script_runs_without_the_packages_that_a_lent_machine_lacks(tmp_pa
     lines = done.stdout.splitlines()
     assert "table 6 ['fc/euler-2', 'sit/euler-2'] ['fc'] True" in lines, lines
     assert "curve [20]" in lines, lines
-    assert "drift ['loss', 'bias', 'PFR'] [2, 4]" in lines, lines
+    for name in ("eq15", "zoo"):  # FC: 2 steps of 5 passes; SiT: 4 of 3, logged twice
+        assert f"{name} ['loss', 'bias', 'PFR'] [10, 12] [10, 6, 12]" in lines, lines
     train, sample = ((tmp_path / "out" / f"speed-{part}.csv").read_text() for part in ("train", "sample"))
     assert train.count("\n") == 3 and sample.count("\n") == 7, "a row each, and the head"

@@ -12,7 +12,7 @@ from defar_analysis.cli import main
 from defar_analysis.core.networks import SiT
 from defar_analysis.errors import DefarError
 from defar_analysis.reproduction import reproduce
-from defar_analysis.studies.readings import newest
+from defar_analysis.studies.records import newest
 
 ROOT = Path(__file__).parents[1]
 pytestmark = pytest.mark.real_data
@@ -21,8 +21,8 @@ pytestmark = pytest.mark.real_data
 def project(folder: Path) -> Path:
     for name in ("reproduce", "notebooks"):
         shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("records"))
-    record = newest(ROOT)  # the one record that an entry is drawn from
-    shutil.copytree(record, folder / record.relative_to(ROOT))
+    for record in (newest(ROOT, kind) for kind in ("eq15",)):  # what entries are drawn from
+        shutil.copytree(record, folder / record.relative_to(ROOT))
     return folder
 
 

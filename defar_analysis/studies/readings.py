@@ -6,70 +6,42 @@ lies in reproduce/records/<date>-eq15: the newest of these records is drawn.
 
 from __future__ import annotations
 
-import io
 import re
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 
-from ..artefacts import Artefact, figures_folder
-from ..config import read_toml
-from ..errors import DefarError, reason
-from ..files import file_sha256
-from ..inputs import read_bytes
+from ..artefacts import Artefact
+from ..errors import DefarError
 from ..measures.evaluation import BETTER, WORSE
 from ..measures.verdicts import t_interval
 from ..paper import paper_values
+from . import records
+from .records import COLUMNS, RUNS
 
 if TYPE_CHECKING:
     from ..experiment import Experiment
 
 ID = "readings"
-RECORDS = "*-eq15"  # in reproduce/records
-FILES = ("differences.csv", "drift.csv", "runs.csv", "record.toml")
+KIND = "eq15"  # of record
 NAME = r"(?P<place>inside|outside|max)-(?P<norm>\w+)-(?P<gradient>detached|gradient)-s(?P<seed>\d+)"  # eq15.py's runs
-COLUMNS = ["model", "metric", "percent", "percent_low", "percent_high", "verdict"]
-NEEDED = {"differences.csv": COLUMNS, "drift.csv": COLUMNS, "runs.csv": ["name", "sha256", "steps"]}
+NEEDED = {"differences.csv": COLUMNS, "drift.csv": COLUMNS, "runs.csv": RUNS}
 MEANS = ["metric", "place", "norm", "gradient", "percent", "low", "high", "seeds", "better", "worse", "share_of_claim"]
 
 
 def build(experiment: Experiment) -> Artefact:
     """Every reading's change of every metric against SiT, by seed and in the mean, from the newest record whatever the
     profile. Raises DefarError where there is none or a file of it is missing."""
-    root, profile = Path(experiment.root), experiment.profile
-    folder = newest(root)
-    tables = {name: _read(folder / name, columns) for name, columns in NEEDED.items()}
-    record = read_toml(folder / "record.toml")
-    if missing := {"note", "device", "command", "commit"} - record.keys():
-        raise DefarError(f"{folder / 'record.toml'} has no {min(missing)}")
-    table = pd.concat([by_reading(tables[name]) for name in ("differences.csv", "drift.csv")])
+    root = Path(experiment.root)
+    record = records.read(root, KIND, NEEDED)
+    table = pd.concat([by_reading(record.tables[name]) for name in ("differences.csv", "drift.csv")])
     table = table.sort_values(["metric", "place", "norm", "gradient", "seed"], ignore_index=True)
     claim = claimed(root)
-    runs = tables["runs.csv"].to_dict("records")
-    models = {r["name"]: {"checkpoint": r["name"], "sha256": r["sha256"], "weights": "ema", "steps": r["steps"]}
-              for r in runs}  # fmt: skip
-    provenance = {
-        "profile": profile,
-        "note": f"{record['note']}; profile {profile}",
-        "models": models,
-        "claimed_percent": claim,
-        "device": record["device"],
-        "commit": record["commit"],
-        "sources": {path.relative_to(root).as_posix(): file_sha256(path) for path in (folder / n for n in FILES)},
-        "command": f"{record['command']}; defar reproduce --profile {profile} --only {ID}",
-    }
-    return Artefact(ID, table, {"means": means(table, claim)}, {}, provenance, figures_folder(root, ID, profile))
-
-
-def newest(root: Path) -> Path:
-    """The newest record of Eq. 15's readings under `root`: their names begin with the date."""
-    found = sorted((root / "reproduce" / "records").glob(RECORDS))
-    if not found:
-        raise DefarError(f"{root}: no reproduce/records/{RECORDS}; take one from a clone of the project")
-    return found[-1]
+    artefact = record.artefact(root, experiment.profile, ID, table, means=means(table, claim))
+    artefact.provenance["claimed_percent"] = claim
+    return artefact
 
 
 def by_reading(differences: pd.DataFrame) -> pd.DataFrame:
@@ -107,13 +79,3 @@ def claimed(root: Path) -> float:
     chosen = {"dataset": "cifar10", "column": "FID", "condition": "no cfg", "kind": "value"}
     own = tab1[(tab1[list(chosen)] == pd.Series(chosen)).all(axis=1)].drop_duplicates("row").set_index("row")["value"]
     return 100 * (own["DEFAR w/o ADR"] / own["SiT"] - 1)
-
-
-def _read(path: Path, columns: Sequence[str]) -> pd.DataFrame:
-    try:
-        table = pd.read_csv(io.BytesIO(read_bytes(path)))
-    except (OSError, ValueError) as error:
-        raise DefarError(f"{path}: {reason(error, 150)}; take it from a clone of the project") from None
-    if missing := [name for name in columns if name not in table]:
-        raise DefarError(f"{path} has no column {missing[0]!r}")
-    return table

@@ -1,9 +1,10 @@
-"""Does any reading of Eq. 15 drift less, or restore low frequencies? Each run against its seed's SiT, image by image.
+"""Does a run drift less, or restore low frequencies? Each against its SiT, image by image.
 
-python reproduce/gpu/eq15_drift.py      where eq15.py left its runs; called again, it measures all anew
+python reproduce/gpu/drift.py NAME ...      NAME of zoo, steps, eq15; called again, it measures anew
 
-Into $OUT go runs.csv, what each run is, and drift.csv: a run's change of three means over the same images with the same
-noise, in percent of its SiT's, with a 95 % bootstrap interval over images. Lower is better for the first two.
+Of the runs that have ended, into $OUT go runs.csv, what each is, curves.csv, the flow-matching loss in its log over
+steps and network passes, and drift.csv: its change of three means over the same images with the same noise, in percent
+of its SiT's, with a 95 % bootstrap interval over images. Lower is better for the first two.
 
 * loss: mean squared velocity error at true states, mean over t = .1 .3 .5 .7 .9.
 * bias: mean square of delta (Eq. 7), mean over the pairs (.1,.3) (.3,.5) (.5,.7) (.7,.9) (.1,.9).
@@ -14,12 +15,15 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Mapping
 from pathlib import Path
 
 import jobs
 import numpy as np
 import pandas as pd
+import tables
 import torch
+import trainings
 
 from defar_analysis.core.checkpoints import load_checkpoint
 from defar_analysis.core.datasets import Batch, ImageDataset, cifar10
@@ -31,13 +35,15 @@ from defar_analysis.files import replaced
 from defar_analysis.measures.evaluation import BETTER, UNDECIDED, WORSE
 from defar_analysis.measures.spectral import predicted_frequency_ratio
 from defar_analysis.measures.statistics import resampling_weights
-from defar_analysis.studies.readings import COLUMNS
+from defar_analysis.studies.records import COLUMNS
 
 CHUNK, NOISE_SEED = 64, 123
 TIMES, PAIRS = (0.1, 0.3, 0.5, 0.7, 0.9), ((0.1, 0.3), (0.3, 0.5), (0.5, 0.7), (0.7, 0.9), (0.1, 0.9))
 PFR_TIME = 0.2
 LOWER_IS_BETTER = {"loss": True, "bias": True, "PFR": False}
 OPTIONS = ("bias_norm", "weight_grad", "inside_square")  # of core.objectives.Defar
+ON_THE_LINEAR_PATH = ("zoo", "steps", "eq15")  # groups of tables.py whose runs have it, and labels
+AT_TRUE_STATES = ("flow_matching", "defar")  # objectives whose log has the flow-matching loss itself
 
 
 @torch.no_grad()
@@ -61,9 +67,9 @@ def of_images(model, batch: Batch, noise: torch.Tensor) -> dict[str, np.ndarray]
     return {name: values.double().cpu().numpy() for name, values in found.items()}
 
 
-def of_run(folder: Path, images: ImageDataset, count: int, device: torch.device) -> dict[str, np.ndarray]:
+def of_run(checkpoint: Path, images: ImageDataset, count: int, device: torch.device) -> dict[str, np.ndarray]:
     """The three quantities of a run's averaged weights on the first `count` images."""
-    model, parts = load_checkpoint(folder / "checkpoint", device=device).model, []
+    model, parts = load_checkpoint(checkpoint, device=device).model, []
     for start in range(0, count, CHUNK):
         places = range(start, min(count, start + CHUNK))
         batch = images.batch(places, device=device)
@@ -72,27 +78,40 @@ def of_run(folder: Path, images: ImageDataset, count: int, device: torch.device)
     return {name: np.concatenate([part[name] for part in parts]) for name in LOWER_IS_BETTER}
 
 
-def described(folder: Path) -> dict:
+def log_of(checkpoint: Path) -> pd.DataFrame:
+    lines = (checkpoint.parent / "log.jsonl").read_text(encoding="utf-8").splitlines()
+    return pd.DataFrame([json.loads(line) for line in lines])
+
+
+def described(name: str, checkpoint: Path) -> dict:
     """What the run is, by its card and log; last_*: means over the last five lines of the log."""
-    card = load_checkpoint(folder / "checkpoint").card
-    lines = (folder / "log.jsonl").read_text(encoding="utf-8").splitlines()
-    last = pd.DataFrame([json.loads(line) for line in lines[-5:]])
-    own = {
-        name: card.training[name]
-        for name in ("steps", "seconds", "threads", "torch", "hardware")
-        if name in card.training
-    }
-    reading = {key: card.training["recipe"]["objective"].get(key) for key in OPTIONS}
+    card, last = load_checkpoint(checkpoint).card, log_of(checkpoint)[-5:]
+    kept = ("steps", "seconds", "threads", "torch", "hardware")
+    own = {key: card.training[key] for key in kept if key in card.training}
+    recipe = card.training["recipe"]
+    reading = {key: recipe["objective"].get(key) for key in OPTIONS}
+    spent = trainings.spent_until(card.training["steps"], recipe["objective"], recipe.get("flow_matching_steps", 0))
     start = card.training.get("started_from", {}).get("sha256")
-    ends = {f"last_{name}": last[name].mean() if name in last else np.nan for name in ("fm", "fc", "gradient_norm")}
-    return {"name": folder.name, "sha256": card.sha256, **own, **reading, "started_from": start, **ends}
+    ends = {f"last_{key}": last[key].mean() if key in last else np.nan for key in ("fm", "fc", "gradient_norm")}
+    return {"name": name, "sha256": card.sha256, **own, "passes": spent, **reading, "started_from": start, **ends}
 
 
-def changes(found: dict[str, dict[str, np.ndarray]]) -> pd.DataFrame:
-    """COLUMNS, and the SiT's own mean, of every run whose seed's SiT is there; found: quantities (N,) by run."""
+def curve(name: str, checkpoint: Path) -> pd.DataFrame:
+    """The flow-matching loss in the run's log over steps and its network passes; no rows for an objective whose log has
+    it at other states than the true ones."""
+    recipe, log = load_checkpoint(checkpoint).card.training["recipe"], log_of(checkpoint)
+    objective, first = recipe["objective"], recipe.get("flow_matching_steps", 0)
+    log = log if objective["name"] in AT_TRUE_STATES else log[:0]
+    spent = [trainings.spent_until(step, objective, first) for step in log["step"]]
+    return pd.DataFrame({"name": name, "step": log["step"], "passes": spent, "fm": log["fm"]})
+
+
+def changes(found: Mapping[str, Mapping[str, np.ndarray]], against: Mapping[str, str]) -> pd.DataFrame:
+    """COLUMNS, and the baseline's own mean, of every run whose baseline is there; found: quantities (N,) by run;
+    against: a run's baseline."""
     rows = []
     for name, own in found.items():
-        baseline = f"sit-{name.rpartition('-')[2]}"
+        baseline = against[name]
         if name == baseline or baseline not in found:
             continue
         for metric, lower in LOWER_IS_BETTER.items():
@@ -107,19 +126,26 @@ def changes(found: dict[str, dict[str, np.ndarray]]) -> pd.DataFrame:
 
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("names", nargs="+", choices=ON_THE_LINEAR_PATH)
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--n", type=int, default=512, help="images")
     parser.add_argument("--split", choices=("train", "test"), default="test", help="pack.py brings train, unless told")
     options = parser.parse_args(arguments)
-    folders = sorted(path.parent for path in (jobs.WORK / "eq15").glob("*/checkpoint"))
-    if not folders:
-        raise DefarError(f"{jobs.WORK / 'eq15'}: no run has ended; train them first: python reproduce/gpu/eq15.py")
+    chosen = tables.wanted(options.names)
+    ended = dict(sorted((samples.name, samples.checkpoint) for samples in chosen if samples.checkpoint.exists()))
+    if not ended:
+        raise DefarError(f"{jobs.WORK}: no run of {', '.join(options.names)} has ended; train them first")
     device, images, found = resolve_device(options.device), cifar10(options.split), {}
-    for folder in folders:
-        found[folder.name] = of_run(folder, images, options.n, device)
-        print(folder.name, *(f"{name} {values.mean():.5g}" for name, values in found[folder.name].items()), flush=True)
+    for name, checkpoint in ended.items():
+        found[name] = of_run(checkpoint, images, options.n, device)
+        print(name, *(f"{metric} {values.mean():.5g}" for metric, values in found[name].items()), flush=True)
+    measured = {
+        "runs": pd.DataFrame([described(*run) for run in ended.items()]),
+        "curves": pd.concat([curve(*run) for run in ended.items()]),
+        "drift": changes(found, {samples.name: samples.against for samples in chosen}),
+    }
     jobs.OUT.mkdir(parents=True, exist_ok=True)
-    for name, table in {"runs": pd.DataFrame(map(described, folders)), "drift": changes(found)}.items():
+    for name, table in measured.items():
         with replaced(jobs.OUT / f"{name}.csv") as beside:
             table.to_csv(beside, index=False, float_format="%.6g")
     return 0

@@ -65,8 +65,6 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument(
         "--start", type=Path, metavar="CHECKPOINT", help="post-train this one; without it, from nothing"
     )
-    parser.add_argument("--batch", type=int, default=SETTING.batch, help="images a step")
-    parser.add_argument("--precision", choices=("float32", "bf16"), default=SETTING.precision)
     parser.add_argument(
         "--report", type=Path, metavar="FILE", help="print what a differences.csv says, and train nothing"
     )
@@ -80,10 +78,9 @@ def main(arguments: list[str] | None = None) -> int:
         return 0
     work: Path = jobs.WORK / "eq15"
     # the networks need not come back: tables.py measures them there
-    setting = setting_of(options, replace(SETTING, batch=options.batch, precision=options.precision))
-    often = {name: min(getattr(setting, name), max(1, setting.steps // 20)) for name in ("log_every", "save_every")}
-    setting = replace(setting, **often)  # of a short run, too, a curve is kept
-    return run_queue(all_runs(setting, options.groups, options.start), work, options, weights=False)
+    return run_queue(
+        all_runs(setting_of(options, SETTING), options.groups, options.start), work, options, weights=False
+    )
 
 
 if __name__ == "__main__":

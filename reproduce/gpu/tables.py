@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import eq15
@@ -80,6 +80,15 @@ def wanted(names: list[str]) -> list[Samples]:
     if unknown:
         raise DefarError(f"no table {unknown[0]!r}; choose from {', '.join(known)}")
     return [samples for name in names or ("zoo",) for samples in known[name]]
+
+
+def in_cells(chosen: list[Samples], cells: list[str]) -> list[Samples]:
+    """Those of `chosen` that are sampled in some of the cells, in these alone; raises DefarError for an unknown one."""
+    known = {cell for samples in chosen for cell in samples.cells}
+    if unknown := [cell for cell in cells if cell not in known]:
+        raise DefarError(f"no cell {unknown[0]!r}; choose from {', '.join(sorted(known))}")
+    kept = [replace(samples, cells=tuple(c for c in samples.cells if c in cells)) for samples in chosen]
+    return [samples for samples in kept if samples.cells]
 
 
 def plan_of(cell: str, count: int, chunk: int, precision: str = "float32") -> Plan:
@@ -160,6 +169,7 @@ def as_jobs(chosen: list[Samples], names: list[str], options: argparse.Namespace
     """One for each run that is trained, after one that extracts the reference."""
     given = ["--device", options.device, "--n", str(options.n), *(["--bf16"] if options.bf16 else [])]
     given += ["--every-metric"] if options.every_metric else []
+    given += ["--cells", *options.cells] if options.cells else []
     own = [sys.executable, str(Path(__file__)), *names, *given, "--only"]
     queue = [jobs.Job("reference", (*own, "reference"), TABLES / f"reference-{options.n}")]
     for samples in chosen:
@@ -178,9 +188,13 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--n", type=int, default=10_000, help="images a cell, of the reference too")
     parser.add_argument("--bf16", action="store_true", help="the network under autocast; the state stays float32")
     parser.add_argument("--every-metric", action="store_true", help="also precision, recall, kernel distance: a minute")
+    parser.add_argument(
+        "--cells", nargs="+", metavar="CELL", help="only these, as euler-50; default: all of the table's"
+    )
     parser.add_argument("--only", help="do this run's work in this process")
     options = parser.parse_args(arguments)
     used, chosen = protocol(DEFAULT, options.n), wanted(options.names)
+    chosen = in_cells(chosen, options.cells) if options.cells else chosen
     if options.only:
         device = resolve_device(options.device)
         TABLES.mkdir(parents=True, exist_ok=True)

@@ -110,7 +110,13 @@ def of_compute(setting: Setting, name: str, objective: dict[str, Any], equal: st
 
 def spent(recipe: Recipe) -> float:
     """Network passes of a whole training."""
-    return 3 * recipe.flow_matching_steps + passes(recipe.objective) * (recipe.steps - recipe.flow_matching_steps)
+    return spent_until(recipe.steps, recipe.objective, recipe.flow_matching_steps)
+
+
+def spent_until(step: int, objective: dict[str, Any], flow_matching_steps: int) -> float:
+    """Network passes of a training's first steps."""
+    first = min(step, flow_matching_steps)
+    return 3 * first + passes(objective) * (step - first)
 
 
 def runs(setting: Setting, work: Path) -> dict[str, list[Run]]:

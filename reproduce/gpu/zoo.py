@@ -20,6 +20,7 @@ from defar_analysis.config import dump_toml
 from defar_analysis.core.checkpoints import save_checkpoint
 from defar_analysis.core.recipes import as_table
 from defar_analysis.core.training import TrainingRun
+from defar_analysis.errors import DefarError
 
 
 def as_job(run: Run, work: Path, device: str) -> jobs.Job:
@@ -80,6 +81,8 @@ def queue_options(parser: argparse.ArgumentParser, at_once: int = 13) -> None:
     parser.add_argument("--at-once", type=int, default=at_once)
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--steps", type=int, help="of flow matching; the other recipes follow")
+    parser.add_argument("--batch", type=int, help="images a step")
+    parser.add_argument("--precision", choices=("float32", "bf16"))
     parser.add_argument("--eager", action="store_true", help="without the compiler, where that does not work")
     parser.add_argument("--tiny", action="store_true", help="a rehearsal: twenty steps of a tiny network")
     parser.add_argument("--again", action="store_true", help="bring back what was brought back before, too")
@@ -87,8 +90,12 @@ def queue_options(parser: argparse.ArgumentParser, at_once: int = 13) -> None:
 
 
 def setting_of(options: argparse.Namespace, default: Setting) -> Setting:
+    """`default`, or a rehearsal's, as the options change it; of a short run, too, a curve is kept."""
     setting = TINY if options.tiny else default
-    return replace(setting, steps=options.steps or setting.steps, compile=setting.compile and not options.eager)
+    given = {name: getattr(options, name) for name in ("steps", "batch", "precision") if getattr(options, name, None)}
+    setting = replace(setting, **given, compile=setting.compile and not options.eager)
+    often = {name: min(getattr(setting, name), max(1, setting.steps // 20)) for name in ("log_every", "save_every")}
+    return replace(setting, **often)
 
 
 def run_queue(chosen: list[Run], work: Path, options: argparse.Namespace, weights: bool = True) -> int:
@@ -102,19 +109,26 @@ def run_queue(chosen: list[Run], work: Path, options: argparse.Namespace, weight
     return jobs.tell(states)
 
 
+def named(groups: dict[str, list[Run]], names: list[str]) -> list[Run]:
+    """The runs of the groups and the single runs of these names, each once; raises DefarError for another name."""
+    known = groups | {run.name: [run] for group in groups.values() for run in group}
+    unknown = [name for name in names if name not in known]
+    if unknown:
+        raise DefarError(f"no group or run {unknown[0]!r}; choose from {', '.join(known)}")
+    return list({run.name: run for name in names for run in known[name]}.values())
+
+
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("groups", nargs="*", help="of compute, steps, uncond, paths, ot, ablations; default: the first")
+    help = "groups, of compute, steps, uncond, paths, ot, ablations (default: the first), or names of runs"
+    parser.add_argument("names", nargs="*", help=help)
     parser.add_argument("--probe", type=float, metavar="SECONDS", help="measure for twice as long how fast they go")
     queue_options(parser)
     options = parser.parse_args(arguments)
     work, setting = jobs.WORK / "zoo", setting_of(options, Setting())
-    groups = runs(setting, work)
-    unknown = [name for name in options.groups if name not in groups]
-    if unknown:
-        print(f"error: no group {unknown[0]!r}; choose from {', '.join(groups)}", file=sys.stderr)
-        return 2
-    chosen = [run for name in options.groups or ("compute",) for run in groups[name]]
+    # at equal compute a costly objective makes few steps: it must not spend them all on warming up
+    setting = replace(setting, warmup=min(setting.warmup, max(1, setting.steps // 20)))
+    chosen = named(runs(setting, work), options.names or ["compute"])
     if not options.probe:
         return run_queue(chosen, work, options)
     speed = probed(chosen, work, options.device, options.at_once, options.probe)
