@@ -13,6 +13,7 @@ import threading
 import time
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -338,6 +339,20 @@ def test_the_drift_of_the_readings_is_paired_with_the_sit_of_their_seed():
     assert list(found.loc["inside-l2-detached-s1", "verdict"]) == ["worse", "worse", "better"]
     assert np.allclose(found.loc["inside-l2-detached-s2", "percent"], 0)
     assert set(found.loc["inside-l1-detached-s1", "verdict"]) == {"undecided"}
+
+
+def test_a_curve_is_of_logs_that_have_the_loss_at_true_states(tmp_path, monkeypatch):
+    lines = [{"step": step, "fm": 1 / step, "ip": 2 / step} for step in (5, 20)]
+    (tmp_path / "log.jsonl").write_text("\n".join(json.dumps(line) for line in lines), encoding="utf-8")
+    recipe = {"objective": trainings.OBJECTIVES["fc"], "flow_matching_steps": 10}
+    card = SimpleNamespace(card=SimpleNamespace(training={"recipe": recipe}))
+    monkeypatch.setattr(drift, "load_checkpoint", lambda folder: card)
+    found = drift.curve("fc", tmp_path / "checkpoint")
+    assert found.to_numpy().tolist() == [["fc", 5, 15, 0.2], ["fc", 20, 80, 0.05]]
+    recipe["objective"] = trainings.OBJECTIVES["ip"]
+    (tmp_path / "log.jsonl").write_text('{"step": 5, "ip": 1.0}', encoding="utf-8")
+    assert drift.curve("ip", tmp_path / "checkpoint").empty
+    assert list(pd.concat([found, drift.curve("ip", tmp_path / "checkpoint")])["passes"]) == [15, 80]
 
 
 def test_the_drift_of_an_exact_field_is_that_of_its_closed_form():

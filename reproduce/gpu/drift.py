@@ -43,6 +43,7 @@ PFR_TIME = 0.2
 LOWER_IS_BETTER = {"loss": True, "bias": True, "PFR": False}
 OPTIONS = ("bias_norm", "weight_grad", "inside_square")  # of core.objectives.Defar
 ON_THE_LINEAR_PATH = ("zoo", "steps", "eq15")  # groups of tables.py whose runs have it, and labels
+CURVE = ["name", "step", "passes", "fm"]
 AT_TRUE_STATES = ("flow_matching", "defar")  # objectives whose log has the flow-matching loss itself
 
 
@@ -101,9 +102,11 @@ def curve(name: str, checkpoint: Path) -> pd.DataFrame:
     it at other states than the true ones."""
     recipe, log = load_checkpoint(checkpoint).card.training["recipe"], log_of(checkpoint)
     objective, first = recipe["objective"], recipe.get("flow_matching_steps", 0)
-    log = log if objective["name"] in AT_TRUE_STATES else log[:0]
-    spent = [trainings.spent_until(step, objective, first) for step in log["step"]]
-    return pd.DataFrame({"name": name, "step": log["step"], "passes": spent, "fm": log["fm"]})
+    if objective["name"] not in AT_TRUE_STATES:
+        return pd.DataFrame(columns=CURVE)
+    rows = [(name, step, trainings.spent_until(step, objective, first), fm)
+            for step, fm in log[["step", "fm"]].itertuples(index=False)]  # fmt: skip
+    return pd.DataFrame(rows, columns=CURVE)
 
 
 def changes(found: Mapping[str, Mapping[str, np.ndarray]], against: Mapping[str, str]) -> pd.DataFrame:
