@@ -11,7 +11,7 @@ from .contradictions import Claim, refuted
 from .errors import DefarError
 from .measures.evaluation import BETTER, WORSE
 from .measures.robustness import FAILS, HOLDS
-from .our_rows import EQUAL_STEPS, GUIDED, JUDGED, LABELS, NO_LABELS, PATHS, STEPS
+from .our_rows import EQUAL_STEPS, FROM_NOTHING, GUIDED, JUDGED, LABELS, NO_LABELS, PATHS, STEPS
 
 UNDECIDED, NOT_RUN = "undecided at this scale", "not run"
 VERDICTS = (HOLDS, FAILS, UNDECIDED, NOT_RUN)
@@ -21,6 +21,7 @@ _AT_50 = ("linear", "euler", 50)
 EXPECTED = {
     LABELS: [(LABELS, *_AT_50, 1), (LABELS, *_AT_50, 2)],
     EQUAL_STEPS: [(EQUAL_STEPS, *_AT_50, 1), (EQUAL_STEPS, *_AT_50, 2)],
+    FROM_NOTHING: [(FROM_NOTHING, *_AT_50, 0)],
     NO_LABELS: [(NO_LABELS, *_AT_50, 1)],
     PATHS: [(PATHS, path, solver, 50, 1) for path in ("linear", "vp", "gvp") for solver in ("euler", "em")],
     STEPS: [(STEPS, "linear", "euler", nfe, 1) for nfe in (30, 50, 100, 250, 500)],
@@ -77,7 +78,8 @@ def paired(differences: pd.DataFrame, *pairs: tuple[str, str], groups: tuple[str
     clauses = [f"{m} against {b} {', '.join(told)}" for (m, b), told in amounts.items() if told]
     head = f"{rows['metric'].iloc[0]}, n = {rows['n'].iloc[0]:g}, 95 % intervals"
     # with labels and without are runs of one comparison; budgets, paths, solvers and numbers of steps are apart
-    verdict = rule((f"{m}/{b}/{run[0] == EQUAL_STEPS}/{run[1:4]}", row.verdict) for (m, b, *run), row in found.items())
+    apart = {group: group for group in (EQUAL_STEPS, FROM_NOTHING)}
+    verdict = rule((f"{m}/{b}/{apart.get(run[0])}/{run[1:4]}", row.verdict) for (m, b, *run), row in found.items())
     verdict = verdict if verdict == FAILS or not missing else NOT_RUN
     return verdict, f"{head}: {'; '.join(clauses)}. {absent}".strip()
 

@@ -29,8 +29,9 @@ from .claim_rules import (
 )
 from .contradictions import CLAIMS, Claim, contradictions
 from .files import file_sha256
-from .our_rows import EQUAL_STEPS, GUIDED, JUDGED, LABELS, NO_LABELS, PATHS, STEPS
+from .our_rows import EQUAL_STEPS, FROM_NOTHING, GUIDED, JUDGED, LABELS, NO_LABELS, PATHS, STEPS
 from .paper import paper_values
+from .studies import zoo
 from .studies.robustness import MARGIN
 
 if TYPE_CHECKING:
@@ -44,8 +45,8 @@ _FIVE = ("FID", "sFID", "IS", "Pre.", "Rec.")
 
 @dataclass(frozen=True)
 class Measured:
-    """What claims are judged by. differences: of methods, to SiT or to one another; restoration: Fig. 5's table;
-    sentences: the robustness study's verdicts; recipes: paths of the trainings that could be run."""
+    """What claims are judged by. differences: of methods, to SiT or to one another, the zoo's among them; restoration:
+    Fig. 5's table; sentences: the robustness study's verdicts; recipes: paths of the trainings that could be run."""
 
     differences: pd.DataFrame
     restoration: pd.DataFrame
@@ -55,15 +56,15 @@ class Measured:
 
 @dataclass(frozen=True)
 class Entry:
-    """A claim, shortened. measurement: what of ours judges it; source: the table behind the verdict; command: what runs
-    it; own: how far the paper's `tables` bear it out."""
+    """A claim, shortened. measurement: what of ours judges it; sources: the tables behind the verdict; command: what
+    runs it; own: how far the paper's `tables` bear it out."""
 
     key: str
     where: str
     words: str
     measurement: str
     judge: Callable[[Measured], Judged]
-    source: str
+    sources: tuple[str, ...]
     command: str
     tables: str
     own: Callable[[pd.DataFrame], Share]
@@ -84,6 +85,7 @@ _SLOWED = Claim("MixFlow", "improves", "MixFlow", ("SiT", "REPA", "RAE"), ("mixf
 _BIG = [Claim("Sec. 6", "superior", f"{name} + DEFAR", (name,), ("tab4",)) for name in ("REPA", "DDT")]
 _LACKS = "REPA-XL/2 and DDT-XL/2 are here, ImageNet-512 and 400 to 580 GPU hours for each (Tab. 4) are not"
 _COMPARABLE = (LABELS, NO_LABELS, GUIDED)  # at equal compute
+_EVERY = (*_COMPARABLE, EQUAL_STEPS, FROM_NOTHING)
 _TABS, _AGAIN = "reproduce/experiments/", "defar reproduce --profile full --only "
 _EACH = "for recipe in {}*.toml; do defar train $recipe; done"
 
@@ -92,21 +94,23 @@ def _trained(key: str, where: str, words: str, own: Callable, *pairs: tuple[str,
              groups: tuple[str, ...] = (*_COMPARABLE, EQUAL_STEPS), tables: str = "Tabs. 1, 2",
              measurement: str = "") -> Entry:  # fmt: skip
     budget = "equal compute" + " and at equal steps" * (EQUAL_STEPS in groups)
-    source = "methods_differences" if all(baseline == "SiT" for _, baseline in pairs) else "methods_pairs"
+    budget += ", and from nothing at equal steps" * (FROM_NOTHING in groups)
+    sources = ("methods_differences" if all(baseline == "SiT" for _, baseline in pairs) else "methods_pairs",)
+    sources += (zoo.ID,) * (FROM_NOTHING in groups)
     return Entry(
         key, where, words, measurement or f"paired Fréchet distance, trained on at {budget}",
-        lambda m: paired(m.differences, *pairs, groups=groups), source, _AGAIN + "methods", tables, own,
+        lambda m: paired(m.differences, *pairs, groups=groups), sources, _AGAIN + "methods", tables, own,
     )  # fmt: skip
 
 
 def _waits(key: str, where: str, words: str, own: Callable, tables: str, folder: str, lacks: str = "") -> Entry:
-    return Entry(key, where, words, "nothing yet", lambda m: waiting(m.recipes, folder, lacks), "",
+    return Entry(key, where, words, "nothing yet", lambda m: waiting(m.recipes, folder, lacks), (),
                  _EACH.format(folder), tables, own)  # fmt: skip
 
 
 def _stepped(key: str, words: str, sentence: str, own: Callable) -> Entry:
     return Entry(key, "Sec. 6", words, f'Fréchet distance of SiT and DEFAR over NFE, one training each: "{sentence}"',
-                 lambda m: of_sentence(m.sentences, sentence), "robustness_verdicts", _AGAIN + "robustness",
+                 lambda m: of_sentence(m.sentences, sentence), ("robustness_verdicts",), _AGAIN + "robustness",
                  "FID of Tab. 4 right", own)  # fmt: skip
 
 
@@ -115,8 +119,10 @@ ENTRIES = (
              lambda cells: borne_out(cells, _SIT, shortest=True), ("DEFAR", "SiT"), groups=_COMPARABLE),
     _trained("adr-target", "Sec. 5.2 (ii)", "ADR outperforms MDSS and SDSS, whose targets are static",
              _own("ADR outperforms MDSS and SDSS"), ("ADR", "SDSS"), ("ADR", "MDSS")),
-    _trained("adr", "Sec. 5.2 (iii)", "ADR alone yields gains", _own("ADR independently yields gains"), ("ADR", "SiT")),
-    _trained("fc", "Sec. 5.2 (iii)", "FC alone yields gains", _own("FC independently yields gains"), ("FC", "SiT")),
+    _trained("adr", "Sec. 5.2 (iii)", "ADR alone yields gains", _own("ADR independently yields gains"), ("ADR", "SiT"),
+             groups=_EVERY),
+    _trained("fc", "Sec. 5.2 (iii)", "FC alone yields gains", _own("FC independently yields gains"), ("FC", "SiT"),
+             groups=_EVERY),
     _trained("together", "Sec. 5.2 (iii)", "ADR and FC together do better than either",
              _own("their integration achieves better results"), ("DEFAR", "ADR"), ("DEFAR", "FC")),
     _trained("baselines", "Sec. 5.2 (iv)", "DEFAR gains consistently over IP, SDSS and MDSS",
@@ -133,7 +139,7 @@ ENTRIES = (
            _own("consistently outperforms the SiT models"), "Tab. 3", _TABS + "tab3/"),
     Entry("restores", "Sec. 6", "DEFAR recovers low frequencies at high noise",
           f"change in the prediction's PFR at t < {HIGH_NOISE:g}, one training of each",
-          lambda m: restored(m.restoration), "fig5", _AGAIN + "fig5", "Fig. 5", lambda cells: (0, 0)),
+          lambda m: restored(m.restoration), ("fig5",), _AGAIN + "fig5", "Fig. 5", lambda cells: (0, 0)),
     _waits("universal", "Sec. 6", "DEFAR carries over to other architectures: REPA, DDT",
            lambda cells: borne_out(cells, *_BIG), "Tab. 4 left", _TABS + "tab4/", _LACKS),
     _waits("superior", "Sec. 6", "On them, quality is consistently superior at a comparable budget",
@@ -147,7 +153,8 @@ ENTRIES = (
           "as above, one training each, at 30 to 500 NFE; and against SiT alone, one longer training each",
           lambda m: both(paired(m.differences, *(("DEFAR", other) for other in _CLAIMED_LOWER), groups=(STEPS,)),
                          of_sentence(m.sentences, "DEFAR is lowest at every NFE")),
-          "robustness_verdicts", _AGAIN + "methods --only robustness", "FID of Tab. 4 right",
+          ("methods_differences", "methods_pairs", "robustness_verdicts"), _AGAIN + "methods --only robustness",
+          "FID of Tab. 4 right",
           _own("lowest FID across nearly all settings")),
     _stepped("stable", "DEFAR stays stable as steps increase", "DEFAR stays stable as steps increase",
              lambda cells: moved(cells, "DEFAR", operator.le, MARGIN)),
@@ -165,7 +172,7 @@ def judged(measured: Measured, values: pd.DataFrame, entries: tuple[Entry, ...] 
     for e in entries:
         holds, total = e.own(cells)
         own = f"holds in {holds} of {total} comparisons ({e.tables})" if total else f"no printed numbers ({e.tables})"
-        source = f"figures/data/{e.source}.csv" if e.source else "none"
+        source = ", ".join(f"figures/data/{name}.csv" for name in e.sources) or "none"
         rows.append((e.key, e.words, e.where, own, holds, total, *e.judge(measured), e.measurement, source, e.command))
     return pd.DataFrame(rows, columns=COLUMNS)
 
@@ -174,7 +181,7 @@ def measured_here(root: Path) -> Measured:
     """The committed tables under `root`. Raises DefarError naming the first that is missing."""
     methods = read("methods", root / "figures", ("differences", "pairs")).tables
     return Measured(
-        pd.concat(methods.values(), ignore_index=True),
+        pd.concat([*methods.values(), zoo.of_equal_steps(read(zoo.ID, root / "figures").table)], ignore_index=True),
         read("fig5", root / "figures").table,
         read("robustness", root / "figures", ("verdicts",)).tables["verdicts"],
         tuple(path.relative_to(root).as_posix() for path in sorted((root / "reproduce").rglob("*.toml"))),
@@ -187,12 +194,13 @@ def build(experiment: Experiment) -> Artefact:
     root, profile = Path(experiment.root), experiment.profile
     values = paper_values(root)
     table = judged(measured_here(root), values)
+    sources = {f"figures/data/{name}.csv" for entry in ENTRIES for name in entry.sources}
     provenance = {
         "profile": profile,
         "note": f"small networks on CIFAR-10, distances that are not FID: no verdict at full scale; profile {profile}",
         "models": {},
         "device": "cpu",
-        "sources": {path: file_sha256(root / path) for path in sorted(set(table["source"]) - {"none"})},
+        "sources": {path: file_sha256(root / path) for path in sorted(sources)},
         "command": f"defar reproduce --profile {profile} --only {ID}",
     }
     tables = {"contradictions": contradictions(values)}

@@ -24,6 +24,7 @@ METHODS_TAKE = "about three hours on 2 cores once the runs are there; it can be 
 RUN = "python reproduce/records/2026-11-21-objectives/run.py"
 LABELS, NO_LABELS, PATHS, STEPS = "labels", "no labels", "paths", "steps"  # the study's groups
 EQUAL_STEPS = "equal steps"  # with labels; all others are at equal compute
+FROM_NOTHING = "from nothing"  # the zoo's at equal steps, with labels; all others are post-trained
 GUIDED, JUDGED = "guided", "discriminator"  # classifier-free, and by a discriminator
 CIFAR10 = {"dataset": "cifar10", "condition": "no cfg", "backbone": "SiT-B/4", "setting": ""}
 UNLABELLED = {"dataset": "cifar10-uncond", "condition": "", "setting": ""}

@@ -29,6 +29,7 @@ from defar_analysis.claim_rules import (
 from defar_analysis.claims import COLUMNS, ENTRIES, build
 from defar_analysis.measures.evaluation import BETTER, WORSE
 from defar_analysis.measures.robustness import FAILS, HOLDS
+from defar_analysis.our_rows import FROM_NOTHING
 from defar_analysis.plots import claims as plots
 
 ROOT = Path(__file__).parents[1]
@@ -179,9 +180,13 @@ def project(tmp_path):
     (data / "methods.csv").write_text("method,value\nSiT,1\n")
     own = [(m, "SiT") for m in ("ADR", "FC", "DEFAR", "DEFAR-G++", "MixFlow")]
     keys = ("group", "interpolant", "solver", "nfe")
-    groups = [{**dict(zip(keys, run[:4], strict=True)), "seeds": run[4:]} for runs in EXPECTED.values() for run in runs]
+    runs = [run for group in EXPECTED.values() for run in group if run[0] != FROM_NOTHING]
+    groups = [{**dict(zip(keys, run[:4], strict=True)), "seeds": run[4:]} for run in runs]
     pd.concat([differences(own, **g) for g in groups]).to_csv(data / "methods_differences.csv", index=False)
     pd.concat([differences(PAIRS, **g) for g in groups]).to_csv(data / "methods_pairs.csv", index=False)
+    (data / "zoo.json").write_text(json.dumps({"profile": "quick", "note": "synthetic"}))
+    zoo = differences([("ADR", "SiT"), ("FC", "SiT")], seeds=(0,)).assign(equal="steps", cell="euler-50")
+    zoo.to_csv(data / "zoo.csv", index=False)
     return tmp_path
 
 
@@ -219,6 +224,15 @@ def test_the_papers_own_tables_bear_out_what_they_print(project):
     assert own["restores"] == "no printed numbers (Fig. 5)"
 
 
+def test_the_runs_from_nothing_are_a_comparison_of_their_own(project):
+    path = project / "figures" / "data" / "zoo.csv"
+    changed(pd.read_csv(path), WORSE, method="FC").to_csv(path, index=False)
+    after = judged(project).table.set_index("key")
+    assert after["verdict"]["fc"] == FAILS and after["verdict"]["adr"] == HOLDS
+    assert "(from nothing, seed 0)" in after["evidence"]["adr"]
+    assert after["source"]["adr"] == "figures/data/methods_differences.csv, figures/data/zoo.csv"
+
+
 def test_a_changed_table_changes_the_verdict_it_is_behind_and_no_other(project):
     before = judged(project).table.set_index("key")["verdict"]
     path = project / "figures" / "data" / "methods_pairs.csv"
@@ -228,7 +242,9 @@ def test_a_changed_table_changes_the_verdict_it_is_behind_and_no_other(project):
     assert (after == before).drop("baselines").all()
 
 
-@pytest.mark.parametrize("name", ["methods.json", "methods_pairs.csv", "fig5.csv", "robustness_verdicts.csv"])
+@pytest.mark.parametrize(
+    "name", ["methods.json", "methods_pairs.csv", "fig5.csv", "robustness_verdicts.csv", "zoo.csv"]
+)
 def test_a_missing_table_is_named(project, refuses, name):
     (project / "figures" / "data" / name).unlink()
     refuses(lambda: judged(project), f"--only {name.partition('.')[0].partition('_')[0]}")
@@ -237,7 +253,7 @@ def test_a_missing_table_is_named(project, refuses, name):
 def test_the_artefact_survives_its_file(project):
     artefact = judged(project)
     assert {"profile", "note", "models", "device"} <= set(artefact.provenance)
-    assert set(artefact.provenance["sources"]) == set(artefact.table["source"]) - {"none"}
+    assert set(artefact.provenance["sources"]) == set(", ".join(artefact.table["source"]).split(", ")) - {"none"}
     pd.testing.assert_frame_equal(artefacts.write(artefact).table, artefact.table)
     assert judged(project, "tiny").folder == project / "results" / "tiny" / "figures"
 

@@ -21,7 +21,7 @@ pytestmark = pytest.mark.real_data
 def project(folder: Path) -> Path:
     for name in ("reproduce", "notebooks"):
         shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("records"))
-    for record in (newest(ROOT, kind) for kind in ("eq15",)):  # what entries are drawn from
+    for record in (newest(ROOT, kind) for kind in ("eq15", "zoo")):  # what entries are drawn from
         shutil.copytree(record, folder / record.relative_to(ROOT))
     return folder
 
