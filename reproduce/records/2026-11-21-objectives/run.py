@@ -1,7 +1,7 @@
 """Post-trains flow matchings, mostly the shipped SiT, with every objective at equal compute, and some at equal steps;
 the first twelve and those with two seeds. Stopped or killed, call it again.
 
-python reproduce/records/2026-11-21-objectives/run.py [VARIANT ...]     from the project's root; about 3 minutes a run
+python reproduce/records/2026-11-21-objectives/run.py [VARIANT ...]     from the project's root; 3 to 12 minutes a run
 on one CPU thread. Runs lie in runs/objectives/.
 """
 

@@ -54,7 +54,7 @@ def main(wanted: list[str]) -> None:
     noise = image_noise(123, range(IMAGES), batch.data.shape[1:])
     sampling_noise = image_noise(124, range(SAMPLES), batch.data.shape[1:])
     start = load_checkpoint("reproduce/checkpoints/cifar10-sit").model
-    rows = [{"method": START, "seed": None, "steps": 0, **measured(start, batch, noise, sampling_noise)}]
+    keep({"method": START, "seed": None, "steps": 0, **measured(start, batch, noise, sampling_noise)})
     for variant in wanted or VARIANTS:
         for seed in SEEDS:
             folder = RUNS / f"{variant}-{seed}"
@@ -65,16 +65,20 @@ def main(wanted: list[str]) -> None:
             objective = made.build_objective(test.spec, made.steps)
             cost = count_step(objective, made.build_network(test.spec), test.batch(range(8)))
             log = [json.loads(line)["loss"] for line in (folder / "log.jsonl").read_text().splitlines()]
-            rows.append({
+            keep({
                 "method": variant, "seed": seed, "steps": made.steps, "passes": cost.passes * made.steps,
                 "forwards": cost.forwards, "train_loss": sum(log[-5:]) / len(log[-5:]),
                 **measured(checkpoint.model, batch, noise, sampling_noise),
             })  # fmt: skip
-            print(rows[-1], flush=True)
-    table = merged(pd.read_csv(HERE / "table.csv"), pd.DataFrame(rows))
+    print(pd.read_csv(HERE / "table.csv").round(4).to_string(index=False))
+
+
+def keep(row: dict) -> None:
+    """Put a row into table.csv: what is measured outlives a stop."""
+    print(row, flush=True)
     with replaced(HERE / "table.csv") as beside:
+        table = merged(pd.read_csv(HERE / "table.csv"), pd.DataFrame([row]))
         table.to_csv(beside, index=False, float_format="%.5g")
-    print(table.round(4).to_string(index=False))
 
 
 def merged(old: pd.DataFrame, new: pd.DataFrame) -> pd.DataFrame:
