@@ -6,7 +6,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from .style import PAPER, Style, applied, ordered_models, percent_axis, require
+from .style import PAPER, Style, applied, labelled, ordered_models, percent_axis, require
 
 COLUMNS = ("method", "equal", "metric", "cell", "percent", "percent_low", "percent_high")
 CURVES = ("method", "equal", "step", "passes", "fm")
@@ -62,7 +62,8 @@ def _curves(ax: Axes, curves: pd.DataFrame, style: Style) -> None:
     ax.minorticks_off()
     ax.set_xlabel("network passes of a batch, thousands (forward 1, backward 2)")
     ax.set_ylabel("flow-matching loss")
-    ax.legend(ncols=2, fontsize=style.small_font)
+    handles, names = labelled([ax])  # a method with both budgets once
+    ax.legend(handles, names, ncols=2, fontsize=style.small_font)
 
 
 def _panel(ax: Axes, methods: list[str], own: pd.DataFrame, style: Style) -> None:

@@ -39,8 +39,7 @@ class Record:
             "profile": profile,
             "note": f"{self.told['note']}; profile {profile}",
             "models": models,
-            "device": self.told["device"],
-            "commit": self.told["commit"],
+            **{key: self.told[key] for key in ("device", "hardware", "commit")},
             "sources": {path.relative_to(root).as_posix(): file_sha256(path) for path in files},
             "command": f"{self.told['command']}; defar reproduce --profile {profile} --only {id}",
         }
@@ -60,7 +59,7 @@ def read(root: Path, kind: str, needed: Mapping[str, Sequence[str]]) -> Record:
     folder = newest(root, kind)
     tables = {name: _read(folder / name, columns) for name, columns in needed.items()}
     told = read_toml(folder / TOLD)
-    if missing := {"note", "device", "command", "commit"} - told.keys():
+    if missing := {"note", "device", "hardware", "command", "commit"} - told.keys():
         raise DefarError(f"{folder / TOLD} has no {min(missing)}")
     return Record(folder, tables, told)
 

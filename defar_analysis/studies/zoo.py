@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from ..experiment import Experiment
 
 ID = KIND = "zoo"
-TABLES = ("values", "curves")
 BASELINE = "SiT"
 METHODS = {
     "sit": BASELINE, "ip": "IP", "sdss": "SDSS", "mdss": "MDSS", "adr": "ADR", "fc": "FC", "defar": "DEFAR",

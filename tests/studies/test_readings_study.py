@@ -71,7 +71,7 @@ def project(tmp_path):
         {"name": f"{reading}-s{seed}", "sha256": "0" * 64, "steps": 9} for reading in PERCENTS for seed in (1, 2, 3)
     ]
     pd.DataFrame(runs).to_csv(folder / "runs.csv")
-    said = 'note = "tiny"\ndevice = "cpu"\ncommand = "train"\ncommit = "abc"\n'
+    said = 'note = "tiny"\ndevice = "cpu"\nhardware = "two cores"\ncommand = "train"\ncommit = "abc"\n'
     (folder / "record.toml").write_text(said, encoding="utf-8")
     return tmp_path, folder
 
@@ -95,7 +95,9 @@ def test_the_newest_record_is_drawn_in_every_metric_it_has(project):
 def test_what_a_record_lacks_is_named(project):
     root, folder = project
     experiment = SimpleNamespace(root=root, profile="quick")
-    (folder / "record.toml").write_text('note = "tiny"\ndevice = "cpu"\ncommand = "train"\n', encoding="utf-8")
+    (folder / "record.toml").write_text(
+        'note = "tiny"\ndevice = "cpu"\nhardware = "two cores"\ncommand = "train"\n', encoding="utf-8"
+    )
     with pytest.raises(DefarError, match=r"record.toml has no commit"):
         readings.build(experiment)
     differences().drop(columns="verdict").to_csv(folder / "drift.csv")
