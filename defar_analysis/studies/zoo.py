@@ -29,7 +29,7 @@ METHODS = {
 STEPS_TOO = "-steps"  # ends the names of runs that make as many steps; the others spend as much compute
 COMPUTE, STEPS, BOTH = "compute", "steps", "both"
 STEPS_COST_ALIKE = ("SiT", "IP", "MixFlow")  # at equal compute they make as many steps, too
-PLAIN = r"(\w+)-(\d+)"  # cells without guidance: solver, evaluations
+PLAIN = r"\w+-\d+"  # cells without guidance: solver, evaluations
 SEED = 0  # of all trainings
 NEEDED = {
     "differences.csv": [*COLUMNS, "n", "cell"],
@@ -72,6 +72,6 @@ def told_apart(table: pd.DataFrame) -> pd.DataFrame:
 def of_equal_steps(table: pd.DataFrame) -> pd.DataFrame:
     """The rows of build's table at as many steps as SiT and without guidance, with the columns that claims take."""
     steps = table[table["equal"].isin((STEPS, BOTH)) & table["cell"].fillna("").str.fullmatch(PLAIN)]
-    sampled = steps["cell"].str.extract(PLAIN)
+    sampled = steps["cell"].str.partition("-")
     place = {"group": FROM_NOTHING, "seed": SEED, "interpolant": "linear", "baseline": BASELINE}
-    return steps.drop(columns=["equal", "cell"]).assign(**place, solver=sampled[0], nfe=sampled[1].astype(int))
+    return steps.drop(columns=["equal", "cell"]).assign(**place, solver=sampled[0], nfe=sampled[2].astype(int))
