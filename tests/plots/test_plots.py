@@ -428,3 +428,18 @@ def test_every_figure_and_table_of_the_paper_has_an_entry():
     wanted = {f"Fig. {n}" for n in range(1, 10)} | {f"Tab. {n}" for n in range(1, 12)}
     assert wanted <= {entry.paper.removesuffix(" (a-d)") for entry in FIGURES.values()}
     assert all(entry.paper and entry.title and entry.caption for entry in FIGURES.values())
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "most", "ticks"),
+    [(-0.2, 0.3, 8, [-1, 0, 1]), (-20, 49, 8, [-10, -1, 0, 1, 10]), (-20, 900, 5, [-10, 0, 10, 1000])],
+)
+@pytest.mark.parametrize("side", ["x", "y"])
+def test_an_axis_of_percents_is_linear_up_to_one_and_has_few_ticks(side, low, high, most, ticks):
+    ax = Figure().subplots()
+    style.percent_axis(ax, side, low, high, most)
+    axis = getattr(ax, f"{side}axis")
+    assert list(axis.get_ticklocs()) == ticks and len(axis.get_ticklocs(minor=True)) == 0
+    # within one percent equal changes are equally far apart; beyond, equal factors are
+    at = axis.get_transform().transform(np.array([0.0, 0.5, 1.0, 10.0, 100.0]))
+    assert at[1] == pytest.approx(at[2] / 2) and at[3] - at[2] == pytest.approx(at[4] - at[3])
